@@ -1,0 +1,70 @@
+# Every target sets itself up: a fresh machine needs Python 3.11 or later (with venv), git and make, nothing else.
+# A second call finds the stamp in .venv newer than pyproject.toml and constraints.txt and starts at once.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_FLAGS ?= -q -n auto --maxprocesses 4 --dist loadfile
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint typecheck simulate backtest optimize bench clean
+
+help:
+	@echo "make run        sell a monthly at-the-money call and hedge it, on simulated paths and on the S&P 500"
+	@echo "make test       all tests"
+	@echo "make lint typecheck"
+	@echo "make simulate | backtest   ARGS=\"key=value ...\" are passed on"
+	@echo "make bench      measure the generators and the marks"
+	@echo "make clean      remove caches and the virtual environment"
+
+setup: $(STAMP)
+
+# torch comes first and by itself: its index is the slowest, and every other requirement then finds it satisfied.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; python=; \
+	for candidate in $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14 python; do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	  then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "hedgerl: error: no Python 3.11 or later with the venv module on PATH" \
+	       "(Debian and Ubuntu: apt install python3-venv); name one with make PYTHON=/path/to/python3" >&2; \
+	  exit 2; \
+	fi; \
+	echo "setting up $(VENV) with $$($$python --version) (a few minutes, once)"; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	touch $(STAMP)
+
+run: $(STAMP)
+	$(BIN)/hedgerl backtest $(ARGS)
+
+backtest: $(STAMP)
+	$(BIN)/hedgerl backtest $(ARGS)
+
+simulate: $(STAMP)
+	$(BIN)/hedgerl simulate $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+typecheck: $(STAMP)
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(STAMP)
+	$(BIN)/python scripts/bench_simulate.py $(ARGS)
+
+optimize:
+	@echo "hedgerl: error: parameter studies are not part of this version" >&2; exit 2
+
+clean:
+	rm -rf $(VENV) build dist hedgerl.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Learning agents (empty in this version)."""

@@ -1,0 +1,1 @@
+"""Hedging environments: book, observation, action and reward (empty in this version)."""

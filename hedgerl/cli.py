@@ -1,0 +1,237 @@
+"""`hedgerl`: a subcommand, then Hydra overrides. Every expected error is one line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hedgerl
+
+COMMANDS = {
+    "backtest": "sell an option every month, hedge it, and report risk and cost",
+    "simulate": "write a dataset of simulated paths and option marks",
+}
+FAILURE = 2  # exit status of every expected error
+
+
+class UsageError(ValueError):
+    """The command line cannot be understood."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit status: 0, 2 after an expected error, 130 after an interrupt.
+
+    HEDGERL_DEBUG=1 shows the traceback of an error instead of its line.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        command = _command(arguments)
+        if command is not None:
+            _run(command, arguments[1:])
+            sys.stdout.flush()  # here, not at exit, so that a full disk or a closed pipe is seen
+        return 0
+    except SystemExit as leave:  # --help, --version and Hydra's own
+        return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except KeyboardInterrupt:
+        print("hedgerl: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`hedgerl ... | head`): no more can be said, and the interpreter must not try at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        message = None if os.environ.get("HEDGERL_DEBUG") == "1" else _explain(error, arguments)
+        if message is None:
+            raise
+        print(f"hedgerl: error: {message}", file=sys.stderr)
+        return FAILURE
+
+
+def _command(arguments: list[str]) -> str | None:
+    """The subcommand; None where the usage was printed instead. Raises UsageError for an unknown one."""
+    parser = _Parser(
+        prog="hedgerl",
+        allow_abbrev=False,
+        description="Learn, test and run cost-aware option hedging.",
+        epilog="\n".join(
+            ["commands:"]
+            + [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+            + ["", "example: hedgerl simulate market=heston n_paths=10000 out=my_paths"]
+            + ["`hedgerl COMMAND --help` lists a command's keys; -m runs a grid of them: seed=1,2,3"]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hedgerl {hedgerl.__version__}")
+    parser.add_argument("command", nargs="?", metavar="COMMAND [key=value ...]")
+    command = parser.parse_args(arguments[:1]).command
+    if command is None:
+        parser.print_help()
+        return None
+    if command not in COMMANDS:
+        raise UsageError(f'unknown command "{command}"; {_suggest(command, COMMANDS)}')
+    return str(command)
+
+
+class _Failed(BaseException):
+    """Carries an error out of a Hydra job: Hydra catches every Exception and prints lines of its own about it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _run(command: str, overrides: list[str]) -> None:
+    """Runs the command's `from_hydra` as a Hydra job with these overrides."""
+    import hydra
+    import hydra._internal.utils as hydra_utils
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import ConfigCompositionException
+    from omegaconf import DictConfig, OmegaConf
+
+    overrides = sorted(overrides, key=lambda item: item not in ("-m", "--multirun"))  # Hydra wants it first
+    flags = hydra_utils.get_args_parser()
+    flags.error = _Parser.error.__get__(flags)  # type: ignore[method-assign]
+    flags.parse_args(overrides)
+    module = importlib.import_module(f"hedgerl.{command}")
+
+    def job(config: DictConfig) -> None:
+        try:
+            _check_keys(config, OmegaConf.get_type(config))
+            module.from_hydra(config, Path(HydraConfig.get().runtime.output_dir))
+        except Exception as error:
+            raise _Failed(error) from error
+
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [f"hedgerl {command}", *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # an error before the job is raised, not printed
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://hedgerl.conf", config_name=command)(job)()
+    except _Failed as failed:
+        raise failed.error from failed.error.__cause__
+    except AssertionError as error:  # OmegaConf asserts what an override cannot do, as with a key below a null
+        raise ConfigCompositionException("the overrides do not fit the configuration") from error
+    finally:
+        sys.argv = before[0]
+        if before[1] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _check_keys(config: Any, schema: Any, prefix: str = "") -> None:
+    """UsageError for a key that was added (`+key=value`) beside the fields of the configuration's dataclass."""
+    from omegaconf import OmegaConf
+
+    types = {item.name: item.type for item in dataclasses.fields(schema)}
+    for key in config:
+        if key not in types:
+            raise UsageError(f"unknown key {prefix}{key}; {_suggest(str(key), types)}")
+        node = OmegaConf.get_type(config, key)
+        if dataclasses.is_dataclass(node):
+            _check_keys(config[key], node, f"{prefix}{key}.")
+
+
+def _explain(error: BaseException, arguments: list[str]) -> str | None:
+    """The error in one line; None for one that is not expected and deserves its traceback."""
+    from hydra.errors import (
+        HydraException,
+        InstantiationException,
+        MissingConfigException,
+        OverrideParseException,
+    )
+    from omegaconf.errors import OmegaConfBaseException, ValidationError
+
+    if isinstance(error, UsageError):
+        return _one_line(error)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).partition("/")
+        return f'unknown {group} "{name}"; {_suggest(name, error.options)}'
+    if isinstance(error, OverrideParseException):
+        return f'cannot read "{error.override}" as key=value'
+    if isinstance(error, InstantiationException):
+        return _explain_key(arguments[0], arguments[1:]) or _one_line(error.__cause__ or error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+        if isinstance(cause, ValidationError):
+            return f"{cause.full_key}: {_first_line(cause)}"
+        return _explain_key(arguments[0], arguments[1:]) or _explain_field(cause) or _first_line(cause or error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({_one_line(error) or 'allocation failed'})"
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or _one_line(error)}{where}"
+    if isinstance(error, ValueError):
+        return _one_line(error)
+    return None
+
+
+def _explain_key(command: str, overrides: list[str]) -> str | None:
+    """Names the first override whose key the configuration does not have, with the nearest that it has."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    flags = [item for item in overrides if not item.startswith("-")]
+    parsed = OverridesParser.create().parse_overrides(flags)
+    GlobalHydra.instance().clear()
+    with initialize_config_module("hedgerl.conf", version_base="1.3"):
+        choices = [item for item, override in zip(flags, parsed, strict=True) if override.get_key_element() == "market"]
+        config = compose(command, overrides=choices, return_hydra_config=True)
+    known = list(_keys(OmegaConf.to_container(config, resolve=False)))
+    for override in parsed:
+        key = override.get_key_element().lstrip("+~").partition("@")[0]
+        if key not in known:
+            visible = [name for name in known if name.startswith("hydra") == key.startswith("hydra")]
+            prefix = key.rpartition(".")[0]
+            siblings = [name for name in visible if name.rpartition(".")[0] == prefix]
+            return f"unknown key {key}; {_suggest(key, siblings or visible)}"
+    return None
+
+
+def _explain_field(cause: Any) -> str | None:
+    """Names a key that is unknown to a dataclass inside a value, as in a list of options."""
+    schema = getattr(cause, "object_type", None)
+    if not dataclasses.is_dataclass(schema):
+        return None
+    names = [item.name for item in dataclasses.fields(schema)]
+    return None if cause.key in names else f"unknown key {cause.key}; {_suggest(str(cause.key), names)}"
+
+
+def _keys(node: Any, prefix: str = "") -> Iterable[str]:
+    """The dotted names of all keys of nested mappings."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """The nearest known name, or all of them where none is near."""
+    names = {item.rpartition(".")[2]: item for item in known if not item.rpartition(".")[2].startswith("_")}
+    near = difflib.get_close_matches(name.rpartition(".")[2], names, n=1, cutoff=0.5)
+    listed = f"known: {', '.join(names.values())}"
+    if not near:
+        return listed
+    return f"did you mean {names[near[0]]}?" + (f" ({listed})" if len(names) <= 8 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Checks of parameters: each raises ValueError naming the field, the rule and the value."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+
+def finite(name: str, value: Any) -> float:
+    """The value as a float; ValueError unless it is a finite real number."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """The value as a float; ValueError unless it is finite and above zero."""
+    if finite(name, value) <= 0:
+        raise ValueError(f"{name} must be positive, got {value!r}")
+    return float(value)
+
+
+def non_negative(name: str, value: Any) -> float:
+    """The value as a float; ValueError unless it is finite and at least zero."""
+    if finite(name, value) < 0:
+        raise ValueError(f"{name} must not be negative, got {value!r}")
+    return float(value)
+
+
+def in_interval(name: str, value: Any, low: float, high: float, *, closed: bool = False) -> float:
+    """The value as a float; ValueError unless it lies in (low, high), or in [low, high] where `closed`."""
+    number = finite(name, value)
+    inside = low <= number <= high if closed else low < number < high
+    if not inside:
+        interval = f"[{low:g}, {high:g}]" if closed else f"({low:g}, {high:g})"
+        raise ValueError(f"{name} must lie in {interval}, got {value!r}")
+    return number
+
+
+def whole_number(name: str, value: Any, *, minimum: int = 1) -> int:
+    """The value as an int; ValueError unless it is a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+    return int(value)

@@ -1,0 +1,1 @@
+"""Saved policies that ship with the package (none in this version)."""

@@ -1,0 +1,136 @@
+"""The array library a simulation runs on: NumPy on the CPU, CuPy on a CUDA device, the same code on both."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray, by backend
+
+BACKENDS = ("auto", "numpy", "cupy")
+DTYPES = ("float32", "float64")
+
+
+@functools.cache
+def _cupy() -> tuple[ModuleType | None, str]:
+    """CuPy and "" where a kernel runs; else None and the reason.
+
+    CuPy imports without a GPU and only fails at the first array, so one is made here.
+    """
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        return None, f"CuPy is not installed ({error})"
+    try:
+        if not cupy.is_available():
+            return None, "CuPy finds no CUDA device"
+        cupy.arange(2).sum().item()
+    except Exception as error:  # the CUDA runtime's errors share no base class
+        return None, f"the CUDA device does not answer ({error})"
+    return cupy, ""
+
+
+@functools.cache
+def _warn_no_gpu(reason: str) -> None:
+    warnings.warn(f"{reason}: simulating on the CPU with NumPy", RuntimeWarning, stacklevel=3)
+
+
+def resolve(backend: str) -> ModuleType:
+    """The array module of `backend`: "numpy", "cupy", or "auto" (CuPy where a GPU works, else NumPy).
+
+    Raises ValueError for an unknown name, and for "cupy" where no GPU works. "auto" warns once where CuPy is
+    installed but its GPU does not work.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "numpy":
+        return np
+    cupy, reason = _cupy()
+    if cupy is not None:
+        return cupy
+    if backend == "cupy":
+        raise ValueError(f"backend must be one that works here, got 'cupy': {reason}")
+    if not reason.startswith("CuPy is not installed"):
+        _warn_no_gpu(reason)
+    return np
+
+
+def namespace(array: Array) -> ModuleType:
+    """The module that the array belongs to: numpy or cupy."""
+    return np if isinstance(array, np.ndarray | np.generic) else importlib.import_module("cupy")
+
+
+def is_numpy(xp: ModuleType) -> bool:
+    """Whether `xp` is NumPy itself."""
+    return xp is np
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The array on the host, without a copy where it is there already."""
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+class Workspace:
+    """Scratch arrays by name, allocated once and used again for every block of paths.
+
+    Fresh arrays of a megabyte come from the operating system page by page; touching them again and again would cost
+    more than the arithmetic.
+    """
+
+    def __init__(self, xp: ModuleType, dtype: str) -> None:
+        self.xp = xp
+        self.dtype = np.dtype(dtype)
+        self._arrays: dict[str, Array] = {}
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Array:
+        """An uninitialised array of `shape`, the same memory at each call with this name."""
+        size = int(np.prod(shape))
+        array = self._arrays.get(name)
+        if array is None or array.size < size:
+            array = self._arrays[name] = self.xp.empty(size, dtype=self.dtype)
+        return array[:size].reshape(shape)
+
+
+def usable_threads() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """BLAS on one thread: blocks of paths are what runs in parallel, and results must not depend on the threads."""
+    with _blas_controller().limit(limits=1, user_api="blas"):
+        yield
+
+
+@functools.cache
+def _blas_controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def run_blocks(work: Callable[[int], None], blocks: Sequence[int], threads: int) -> Iterator[int]:
+    """Runs `work(block)` for every block on up to `threads` threads and yields each block when it is done."""
+    if threads == 1 or len(blocks) == 1:
+        for block in blocks:
+            work(block)
+            yield block
+        return
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        futures = [pool.submit(work, block) for block in blocks]
+        try:
+            for block, future in zip(blocks, futures, strict=True):
+                future.result()
+                yield block
+        finally:
+            for future in futures:
+                future.cancel()

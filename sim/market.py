@@ -1,0 +1,173 @@
+"""The market along simulated paths: prices and Greeks of any European option at any step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from hedgerl.pricing import Greeks, Option, black_scholes
+from hedgerl.pricing._checks import whole_number
+from hedgerl.sim.backend import Array, is_numpy, namespace, to_numpy
+from hedgerl.sim.smile import Smile
+
+if TYPE_CHECKING:
+    from hedgerl.sim.paths import Paths
+
+_BLOCK = 1 << 14  # paths marked at a time: the features of a forward curve stay in the cache
+
+
+class Implied(NamedTuple):
+    """Implied volatility per square root of a year and its derivatives, each (n,)."""
+
+    volatility: Array
+    by_log_strike: Array
+    by_log_strike_twice: Array
+    by_volatility: Array  # by the model's own volatility, see `Market.mark`
+
+
+Marks = tuple[Array, Array, Array, Array, Array]  # price, delta, gamma, vega, theta, each (n,)
+
+
+class Marker(Protocol):
+    """What a model knows of option prices along given paths."""
+
+    def marks(self, step: int, expiry_years: float, part: Array, contract: Contract) -> Marks:
+        """For the paths in `part` at kept step `step`; there is time left to expiry."""
+        ...
+
+
+class Contract(NamedTuple):
+    """Spot and terms by path, each (n,) or ()."""
+
+    spot: Array
+    strike: Array
+    is_call: Array
+
+
+class SmileMarker(ABC):
+    """A `Marker` that implies volatilities: prices are Black-Scholes at them, Greeks follow by the chain rule."""
+
+    paths: Paths
+
+    @abstractmethod
+    def implied(self, step: int, expiry_years: float, part: Array, log_moneyness: Array) -> Implied:
+        """Implied volatilities at log(K / F) by path."""
+
+    def marks(self, step: int, expiry_years: float, part: Array, contract: Contract) -> Marks:
+        """See `Marker.marks`."""
+        spot, strike, is_call = contract
+        model = self.paths.model
+        left = expiry_years - float(self.paths.times[step])
+        log_moneyness = namespace(spot).log(strike / spot) - (model.rate - model.dividend) * left
+        implied = self.implied(step, expiry_years, part, log_moneyness)
+        flat = black_scholes(
+            spot, strike, left, implied.volatility, rate=model.rate, dividend=model.dividend, is_call=is_call
+        )
+        # volatility depends on spot through log(K / F), whose derivative by spot is -1 / S
+        by_spot = -implied.by_log_strike / spot
+        by_spot_twice = (implied.by_log_strike_twice + implied.by_log_strike) / (spot * spot)
+        delta = flat.delta + flat.vega * by_spot
+        gamma = flat.gamma + (2.0 * flat.vanna + flat.volga * by_spot) * by_spot + flat.vega * by_spot_twice
+        return flat.price, delta, gamma, flat.vega * implied.by_volatility, flat.theta
+
+
+class Market:
+    """Marks of European options along paths, consistent with the dynamics that made the paths.
+
+    Discounted marks of a fixed contract are martingales under the risk-neutral dynamics that are simulated, and
+    put-call parity holds to rounding. How each model gets there, and how exactly: docs/research_notes.md.
+    """
+
+    def __init__(self, paths: Paths, marker: Marker) -> None:
+        self.paths = paths
+        self._marker = marker
+
+    def mark(self, option: Option, step: int) -> Greeks:
+        """Price, delta, gamma, vega and theta (n_paths,) of an option at `paths.times[step]`.
+
+        Strike, expiry (years on the paths' clock) and right may each be a number or one for each path. Prices are per
+        share, at expiry the payoff. Delta and gamma hold the state of the variance fixed. Vega is per 1.00 of the
+        model's volatility: Black-Scholes and SABR theirs; Heston and GARCH sqrt(v), so that it is 2 sqrt(v) dV/dv; rough
+        Bergomi the square root of the mean forward variance up to expiry, the whole curve scaled. Theta is dV/dt per year:
+        Black-Scholes' and Heston's at constant state, the others' at constant implied volatility. rho, vanna and volga
+        are None.
+
+        Raises ValueError for a step that is not on the grid, shapes other than () and (n_paths,), a strike that is not
+        positive, and an option past its expiry.
+        """
+        paths = self.paths
+        if whole_number("step", step, minimum=0) > paths.n_steps:
+            raise ValueError(f"step must be at most {paths.n_steps}, got {step}")
+        xp, spot = namespace(paths.spot), paths.spot[step]
+        dtype = spot.dtype
+        strike = _by_path(xp, "strike", option.strike, paths.n_paths)
+        is_call = _by_path(xp, "is_call", option.is_call, paths.n_paths)
+        if not bool((strike > 0).all()):
+            raise ValueError(f"strike must be positive, got {float(strike.min())!r}")
+        expiries = np.asarray(to_numpy(option.expiry_years), dtype=np.float64)
+        if expiries.shape not in ((), (paths.n_paths,)):
+            raise ValueError(f"expiry_years must be a number or have shape ({paths.n_paths},), got {expiries.shape}")
+        now = float(paths.times[step])
+        tolerance = 1e-9 * max(1.0, float(paths.times[-1]))
+        if not (expiries >= now - tolerance).all():
+            raise ValueError(f"expiry_years must not lie before the step's time {now:g}, got {float(expiries.min())!r}")
+
+        result = [xp.empty(paths.n_paths, dtype=dtype) for _ in range(5)]
+        distinct = np.unique(expiries)
+        width = _BLOCK if is_numpy(xp) else paths.n_paths
+        for expiry in distinct.tolist():
+            members = None if distinct.size == 1 else np.flatnonzero(expiries == expiry)
+            count = paths.n_paths if members is None else members.size
+            for first in range(0, count, width):
+                stop = min(first + width, count)
+                part = slice(first, stop) if members is None else xp.asarray(members[first:stop])
+                contract = Contract(spot[part], _take(strike, part).astype(dtype), _take(is_call, part))
+                if expiry <= now + tolerance:
+                    values = _payoff(contract)
+                else:
+                    values = self._marker.marks(step, expiry, part, contract)
+                for target, value in zip(result, values, strict=True):
+                    target[part] = value
+        return Greeks(*result)
+
+
+def _payoff(contract: Contract) -> Marks:
+    xp = namespace(contract.spot)
+    sign = xp.where(contract.is_call, 1.0, -1.0).astype(contract.spot.dtype)
+    gain = sign * (contract.spot - contract.strike)
+    nothing = xp.zeros_like(gain)
+    return xp.maximum(gain, 0.0), sign * (gain > 0), nothing, nothing, nothing
+
+
+def from_smile(smile: Smile, log_moneyness: Array, s: Array, features: Array, left: float, by_volatility: Array) -> Implied:
+    """Implied volatility from a smile at deviation s; by_volatility: d log s / d(model's volatility)."""
+    x = log_moneyness / s
+    ratio = smile(namespace(s), x, features)
+    per_root = left**-0.5
+    by_log_deviation = ratio.value - x * ratio.by_moneyness + ratio.by_log_deviation
+    return Implied(
+        s * ratio.value * per_root,
+        ratio.by_moneyness * per_root,
+        ratio.by_moneyness_twice * per_root / s,
+        by_log_deviation * s * per_root * by_volatility,
+    )
+
+
+def flat_smile(log_moneyness: Array, volatility: Array, by_volatility: Array) -> Implied:
+    """No smile: Black-Scholes volatilities by path."""
+    nothing = 0.0 * log_moneyness
+    return Implied(nothing + volatility, nothing, nothing, nothing + by_volatility)
+
+
+def _by_path(xp: ModuleType, name: str, value: Any, n_paths: int) -> Array:
+    array = xp.asarray(value)
+    if array.shape not in ((), (n_paths,)):
+        raise ValueError(f"{name} must be a number or have shape ({n_paths},), got {array.shape}")
+    return array
+
+
+def _take(array: Array, part: Array) -> Array:
+    return array if array.ndim == 0 else array[part]

@@ -1,0 +1,255 @@
+"""Smiles of models whose variance is lognormal given the past: rough Bergomi and lognormal SABR.
+
+At time t the variance ahead is v_j = xi_j E_j for the steps j = 0 .. m-1 to expiry, where xi_j = E[v_j | now] is the
+forward-variance curve that each path knows, and
+
+    E_j = exp(eta Y_j - eta^2 / 2 Var Y_j),    E_0 = 1,
+
+is driven by noise ahead that is independent of the past. Given the driver W of the variance the spot is lognormal, so
+that (Romano & Touzi 1997) a call is worth
+
+    E[BS(exp(rho M - rho^2 I / 2), (1 - rho^2) I)],    M = sum sqrt(v_j) dW_j,    I = sum v_j dt_j.
+
+The curve has too many dimensions to tabulate and a nested simulation is too slow to mark millions of options, so this
+expectation is regressed on a few features of the curve. The labels are unbiased estimates, each from noise shared by a
+few curves only, so that their noise averages out instead of becoming a bias that a policy could farm; the regression is
+done in price by Gauss-Newton, so that residuals are orthogonal to the features, which is what makes a mark a martingale
+against functions of them. Labels live under the simulated, discretised dynamics; one step before expiry the mark is
+exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from hedgerl.pricing.normal import cdf
+from hedgerl.sim.backend import Array
+from hedgerl.sim.noise import fill_normals, generator
+from hedgerl.sim.smile import Smile, polynomials, total_degree
+from hedgerl.sim.volterra import HybridWeights
+
+N_GROUPS = 512  # independent banks of noise
+N_STATES = 4  # forward curves priced with each bank
+N_SAMPLES = 1024  # of the noise ahead in a bank, in antithetic pairs
+N_STRIKES = 4  # priced for each curve
+WIDER = 1.25  # standard deviation of the states that are learnt from, relative to those that paths visit
+MONEYNESS = 3.2  # |log(K / F)| / s up to here; beyond it volatility is held flat
+_DEGREE_X = 8
+_DEGREE = 3  # total degree in the features
+_FULL_X = 4  # up to this degree in x all products of features are kept, above it only those of degree 1
+_SINGLE_BINS = 8  # steps of the forward curve taken one at a time; further ones are averaged in growing bins
+_SEED = 20160421  # smiles are a part of the model: the same for every user and run
+
+
+class Law(NamedTuple):
+    """The noise ahead: eta, rho and the Volterra weights on a grid that starts now."""
+
+    eta: float
+    rho: float
+    weights: Callable[[np.ndarray], HybridWeights]
+
+
+class Group(NamedTuple):
+    """Curves to learn from that share a law and a bank of noise."""
+
+    law: Law
+    log_curves: np.ndarray  # (N_STATES, m): log xi_j
+    parameters: np.ndarray  # (n_perturbed,) what differs between laws
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Groups of consecutive steps to expiry, over which log xi is averaged; the first holds the current step alone."""
+
+    starts: np.ndarray  # (b,)
+    stops: np.ndarray  # (b,)
+    lengths: np.ndarray  # (b,) years
+    middles: np.ndarray  # (b,) years from now
+
+    @classmethod
+    def of(cls, steps: np.ndarray) -> Bins:
+        """Bins for steps of the given lengths in years, (m,)."""
+        edges = [0]
+        while edges[-1] < steps.size:
+            width = 1 if edges[-1] < _SINGLE_BINS else max(1, edges[-1] // 4)
+            edges.append(min(edges[-1] + width, steps.size))
+        times = np.append(0.0, np.cumsum(steps))[edges]
+        return cls(np.array(edges[:-1]), np.array(edges[1:]), np.diff(times), 0.5 * (times[1:] + times[:-1]))
+
+    def average(self, rows: np.ndarray) -> np.ndarray:
+        """Averages over each bin along the first axis, (b, ...)."""
+        sums = np.add.reduceat(rows, self.starts, axis=0)
+        return sums / (self.stops - self.starts).reshape(-1, *(1,) * (rows.ndim - 1))
+
+
+def curve_features(xp: ModuleType, bins: Bins, log_curve: Array, shaped: bool) -> tuple[Array, Array]:
+    """s (n,) and features (d, n) of forward curves given as averages of log xi over the bins, (b, n).
+
+    s^2 is the expected variance to expiry. Features: log of the expected volatility; the current volatility over it;
+    the centre of mass of the expected variance in time; the share that comes in the first quarter. With up to three
+    steps to expiry the later ones repeat the earlier and are left out; where all curves of a model have one shape
+    (`shaped` is false) the first says all.
+    """
+    tau = float(bins.lengths.sum())
+    mass = xp.exp(log_curve)
+    current = xp.sqrt(mass[0])
+    for row, length in enumerate(bins.lengths.tolist()):
+        mass[row] *= length
+    total = mass.sum(axis=0)
+    s = xp.sqrt(total)
+    volatility = s * tau**-0.5
+    if not shaped:
+        return s, xp.log(volatility)[None]
+    rows = [xp.log(volatility), current / volatility]
+    if bins.starts.size > 2:
+        weights = xp.asarray(bins.middles / tau, dtype=log_curve.dtype)
+        rows.append((weights @ mass) / total)
+    if bins.starts.size > 3:
+        # by parts of bins: a feature that jumped with the number of steps could not be interpolated between them
+        share = np.clip((0.25 * tau - bins.middles) / bins.lengths + 0.5, 0.0, 1.0)
+        rows.append((xp.asarray(share, dtype=log_curve.dtype) @ mass) / total)
+    return s, xp.stack(rows)
+
+
+def fit(
+    steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], *, shaped: bool, threads: int
+) -> Smile:
+    """The smile for expiry after `steps` (years, (m,)), learnt from N_GROUPS groups of curves.
+
+    groups: the group of a number, given a generator of its own. shaped: whether curves differ in more than level.
+    """
+    bins = Bins.of(steps)
+
+    def of_group(number: int) -> tuple[np.ndarray, ...]:
+        group = groups(number, generator(_SEED, "curves", number))
+        s, features = curve_features(np, bins, bins.average(group.log_curves.T), shaped)
+        if group.parameters.size:
+            repeated = np.repeat(group.parameters[:, None], s.size, axis=1)
+            features = np.concatenate([features, repeated])
+        places = (np.arange(N_STRIKES) + generator(_SEED, "strikes", number).random((s.size, N_STRIKES))) / N_STRIKES
+        x = MONEYNESS * (2.0 * places - 1.0)
+        return s, features, x, out_of_the_money_prices(number, steps, group, x * s[:, None])
+
+    if threads == 1:
+        parts = [of_group(number) for number in range(N_GROUPS)]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(of_group, range(N_GROUPS)))
+    s = np.concatenate([part[0] for part in parts])
+    features = np.concatenate([part[1] for part in parts], axis=1)
+    x = np.concatenate([part[2] for part in parts])
+    prices = np.concatenate([part[3] for part in parts])
+    return _regress(s, features, x, prices)
+
+
+def out_of_the_money_prices(number: int, steps: np.ndarray, group: Group, log_strikes: np.ndarray) -> np.ndarray:
+    """Prices (n_curves, n_strikes) of the out-of-the-money option at each log strike, forward 1, undiscounted.
+
+    Mixing estimator over the group's bank of noise, with exp(rho M - rho^2 I / 2) and I, whose means are known, as
+    control variates.
+    """
+    eta, rho, _ = group.law
+    growth, shocks = _noise_ahead(number, steps, group.law)
+    curves = np.exp(group.log_curves)
+    weighted = (curves * steps).astype(np.float32)
+    integral = weighted @ growth
+    driver = np.sqrt(curves).astype(np.float32) @ shocks
+    forward = np.exp(rho * driver - 0.5 * rho * rho * integral)
+    deviation = np.sqrt(np.maximum((1.0 - rho * rho) * integral, 1e-12))
+    controls = np.stack([forward - 1.0, integral / weighted.sum(axis=1, keepdims=True) - 1.0], axis=1)
+    log_forward = np.log(forward)
+    prices = np.empty_like(log_strikes)
+    for place in range(log_strikes.shape[1]):
+        log_strike = log_strikes[:, place, None].astype(np.float32)
+        sign = np.where(log_strike > 0, np.float32(1), np.float32(-1))
+        d1 = (log_forward - log_strike) / deviation + 0.5 * deviation
+        payoff = sign * (forward * cdf(sign * d1) - np.exp(log_strike) * cdf(sign * (d1 - deviation)))
+        prices[:, place] = _controlled_mean(payoff, controls)
+    return prices
+
+
+def _noise_ahead(number: int, steps: np.ndarray, law: Law) -> tuple[np.ndarray, np.ndarray]:
+    """E_j and sqrt(E_j) dW_j, each (m, N_SAMPLES) float32, antithetic in both halves.
+
+    Of a given bank the noise for fewer steps is the beginning of that for more: the errors of neighbouring smiles move
+    together, and their difference, which is what a hedger could earn, nearly cancels.
+    """
+    m, half = steps.size, N_SAMPLES // 2
+    normals = np.empty((2, m, N_SAMPLES), dtype=np.float32)
+    scratch = np.empty(1 << 14, dtype=np.float32)
+    for place, name in enumerate(("driver ahead", "residual ahead")):
+        drawn = np.empty((-(-m // 64) * 64, half), dtype=np.float32)  # whole chunks, for the sake of the beginning
+        fill_normals(generator(_SEED, name, number), drawn.reshape(-1), scratch)
+        normals[place, :, :half] = drawn[:m]
+        np.negative(drawn[:m], out=normals[place, :, half:])
+    shocks, residual = normals
+    shocks *= np.sqrt(steps)[:, None].astype(np.float32)
+    growth = np.ones((m, N_SAMPLES), dtype=np.float32)
+    if m > 1:
+        weights = law.weights(np.append(0.0, np.cumsum(steps[:-1])))
+        ahead = weights.average.astype(np.float32) @ shocks[:-1]
+        ahead += weights.residual[:, None].astype(np.float32) * residual[:-1]
+        ahead *= law.eta
+        ahead -= (0.5 * law.eta**2 * weights.variance[:, None]).astype(np.float32)
+        np.exp(ahead, out=growth[1:])
+    shocks *= np.sqrt(growth)
+    return growth, shocks
+
+
+def _controlled_mean(values: np.ndarray, controls: np.ndarray) -> np.ndarray:
+    """Means (n,) of values (n, samples) given controls (n, c, samples) of mean zero, by regression."""
+    mean = values.mean(axis=1, dtype=np.float64)
+    control_mean = controls.mean(axis=2, dtype=np.float64)
+    n = values.shape[1]
+    inner = np.matmul(controls, controls.transpose(0, 2, 1)) / n - control_mean[:, :, None] * control_mean[:, None, :]
+    outer = np.matmul(controls, values[:, :, None])[:, :, 0] / n - control_mean * mean[:, None]
+    inner += 1e-9 * np.trace(inner, axis1=1, axis2=2)[:, None, None] * np.eye(controls.shape[1])
+    slopes = np.linalg.solve(inner, outer[:, :, None])[:, :, 0]
+    return mean - (slopes * control_mean).sum(axis=1)
+
+
+def _regress(s: np.ndarray, features: np.ndarray, x: np.ndarray, prices: np.ndarray) -> Smile:
+    """Gauss-Newton fit of the smile to prices (n, strikes): squared price errors, in units of s."""
+    low, high = features.min(axis=1), features.max(axis=1)
+    varying = np.flatnonzero(high - low > 1e-5)  # where all curves start from one, none does
+    state_degrees = np.zeros((len(total_degree(varying.size, _DEGREE)), features.shape[0]), dtype=int)
+    state_degrees[:, varying] = total_degree(varying.size, _DEGREE)
+    order = state_degrees.sum(axis=1)
+    kept = [(i, place) for i in range(_DEGREE_X + 1) for place in range(len(order)) if i <= _FULL_X or order[place] <= 1]
+    rows_x, rows_state = (np.array(column) for column in zip(*kept, strict=True))
+    blank = Smile(
+        MONEYNESS,
+        low,
+        high,
+        state_degrees,
+        np.zeros((_DEGREE_X + 1, len(state_degrees))),
+    )
+    state_basis, _ = blank.basis(np, features)
+    x_basis = np.stack(polynomials(np, x.reshape(-1) / MONEYNESS, _DEGREE_X))
+    state_basis = np.repeat(state_basis, x.shape[1], axis=1)
+    design = (x_basis[rows_x] * state_basis[rows_state]).T
+    deviation = np.repeat(s, x.shape[1])
+    log_strike, target = x.reshape(-1) * deviation, prices.reshape(-1)
+    sign = np.where(log_strike > 0, 1.0, -1.0)
+    ratio = np.ones_like(target)
+    for _ in range(6):
+        total = deviation * ratio
+        d1 = -log_strike / total + 0.5 * total
+        price = sign * (cdf(sign * d1) - np.exp(log_strike) * cdf(sign * (d1 - total)))
+        density = np.exp(-0.5 * d1 * d1)
+        slope = np.maximum(deviation * density / np.sqrt(2 * np.pi), 1e-300)
+        wanted = ratio + np.clip((target - price) / slope, -0.5, 0.5)
+        weighted = design * density[:, None]
+        normal = weighted.T @ weighted
+        normal[np.diag_indices_from(normal)] += 1e-8 * np.trace(normal) / len(normal)
+        solution = np.linalg.solve(normal, weighted.T @ (wanted * density))
+        ratio = np.maximum(design @ solution, 0.05)
+    coefficients = np.zeros_like(blank.coefficients)
+    coefficients[rows_x, rows_state] = solution
+    return Smile(blank.moneyness, blank.low, blank.high, state_degrees, coefficients)

@@ -1,0 +1,252 @@
+"""What every model shares: its parameters, how paths are drawn, and the market they make."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from hedgerl.pricing._checks import finite, positive, whole_number
+from hedgerl.sim.backend import (
+    DTYPES,
+    Array,
+    Workspace,
+    is_numpy,
+    resolve,
+    run_blocks,
+    single_threaded_blas,
+    usable_threads,
+)
+from hedgerl.sim.grid import TimeGrid, kept_times, refine
+from hedgerl.sim.market import Market, Marker
+from hedgerl.sim.noise import STREAM_PATHS, entropy, normals
+from hedgerl.sim.paths import Paths
+from hedgerl.sim.perturbation import Distribution, distributions, draw
+
+_SCRATCH_BYTES = 64 << 20  # of noise a thread: wide blocks amortise call overhead, yet must stay near the caches
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of paths being simulated: noise and parameters in, views of the result out.
+
+    Scalars are Python floats, never NumPy's: those would turn float32 arrays into float64.
+    """
+
+    xp: ModuleType
+    work: Workspace
+    grid: TimeGrid
+    whole_noise: Array  # (n_noise, n_fine, at least n_block), standard normal; a stream's, where drawn, is whole
+    parameters: Mapping[str, Any]  # every parameter of the model: a Python float, or (n_block,) where perturbed
+    perturbed: frozenset[str]  # the names of those that are arrays
+    spot: Array  # (n_steps + 1, n_block), to be filled
+    variance: Array  # (n_steps + 1, n_block), to be filled
+    state: Mapping[str, Array]  # name -> (rows, n_block), to be filled
+
+    @property
+    def noise(self) -> Array:
+        """The paths' own noise, (n_noise, n_fine, n_block)."""
+        return self.whole_noise[:, :, : self.n_paths]
+
+    @property
+    def n_paths(self) -> int:
+        """How many paths are in this block."""
+        return int(self.spot.shape[1])
+
+    def scratch(self, name: str) -> Array:
+        """An uninitialised array (n_block,) from the workspace."""
+        return self.work.take(name, (self.n_paths,))
+
+    def zeros(self, name: str) -> Array:
+        """Zeros (n_block,) in the workspace."""
+        array = self.scratch(name)
+        array[...] = 0.0
+        return array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(ABC):
+    """A market model. Its own parameters are risk-neutral: they price the options.
+
+    `drift` (the real-world growth rate of the underlying without dividends, per year; None means rate - dividend) and,
+    where a model has one, `variance_risk_premium` move the simulated paths only.
+    """
+
+    n_noise: ClassVar[int]  # independent normals a step
+    perturbable: ClassVar[tuple[str, ...]]  # parameters that may differ by path
+
+    spot: float = 100.0
+    rate: float = 0.0
+    dividend: float = 0.0
+    drift: float | None = None
+
+    def __post_init__(self) -> None:
+        positive("spot", self.spot)
+        finite("rate", self.rate)
+        finite("dividend", self.dividend)
+        if self.drift is not None:
+            finite("drift", self.drift)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All parameters by name."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
+    def with_parameter(self, name: str, value: float) -> Self:
+        """This model with one parameter changed, checked as at construction."""
+        return dataclasses.replace(self, **{name: value})
+
+    def simulate(
+        self,
+        n_paths: int,
+        n_steps: int | None = None,
+        maturity: float | None = None,
+        seed: int | None = None,
+        *,
+        times: Any = None,
+        substeps: int = 1,
+        antithetic: bool = False,
+        perturb: Mapping[str, Any] | None = None,
+        noise: Any = None,
+        backend: str = "auto",
+        dtype: str = "float32",
+        threads: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Paths:
+        """Simulated paths, on `n_steps` equal steps to `maturity` years or on the grid `times`.
+
+        Parameters
+        ----------
+        seed : None draws fresh entropy, which `Paths.seed` keeps. Path i depends on the seed and i alone: not on
+            n_paths, threads or dtype (up to rounding). CuPy draws other numbers than NumPy.
+        times : increasing years from 0, instead of n_steps and maturity.
+        substeps : steps simulated for each one kept.
+        antithetic : paths 2i and 2i + 1 carry opposite noise; n_paths must be even.
+        perturb : parameter name -> distribution (`Uniform`, `LogUniform`) or pair (low, high); a draw for each path,
+            kept in `Paths.parameters`.
+        noise : standard normals (n_noise, n_steps * substeps, n_paths) to be used instead of a stream.
+        backend : "numpy", "cupy", or "auto": CuPy where a GPU works.
+        dtype : "float32" or "float64".
+        threads : None uses all cores that the process may run on. The result is the same for any number.
+        progress : called with (paths done, n_paths) now and then.
+
+        Raises ValueError naming the argument, the rule and the value.
+        """
+        n_paths = whole_number("n_paths", n_paths)
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        if antithetic and n_paths % 2:
+            raise ValueError(f"n_paths must be even where antithetic is set, got {n_paths}")
+        n_threads = usable_threads() if threads is None else whole_number("threads", threads)
+        xp = resolve(backend)
+        grid = self._grid(kept_times(n_steps, maturity, times), substeps)
+        n_fine = grid.fine.size - 1
+        spread = distributions(self, perturb)
+        if noise is None:
+            seed = entropy(seed)
+        else:
+            if seed is not None or antithetic:
+                raise ValueError("noise must not be given together with seed or antithetic")
+            if spread:
+                raise ValueError("noise must not be given together with perturb, which draws from the seed")
+            noise = _checked_noise(xp, noise, (self.n_noise, n_fine, n_paths))
+
+        kind = np.dtype(dtype)
+        spot = xp.empty((grid.times.size, n_paths), dtype=kind)
+        variance = self._variance_array(xp, grid, n_paths, kind, spread)
+        state = {name: xp.empty((rows, n_paths), dtype=kind) for name, rows in self._state_rows(grid).items()}
+        draws = draw(spread, seed, 0, n_paths) if seed is not None else {}
+        plan = self._plan(xp, grid, kind, spread)
+        parameters = {name: xp.asarray(values, dtype=kind) for name, values in draws.items()}
+
+        width = _block_width(self.n_noise * n_fine * kind.itemsize) if is_numpy(xp) else n_paths
+        spare: list[Workspace] = []
+
+        def simulate_block(first: int) -> None:
+            work = spare.pop() if spare else Workspace(xp, dtype)
+            part = slice(first, min(first + width, n_paths))
+            if noise is None:
+                assert seed is not None
+                shape = (self.n_noise, n_fine)
+                # whole streams: BLAS adds up the columns of an uneven width in another order
+                drawn_paths = -(-(part.stop - first) // STREAM_PATHS) * STREAM_PATHS
+                drawn = normals(xp, work, seed, "paths", shape, first, drawn_paths, antithetic)
+            else:
+                drawn = xp.ascontiguousarray(noise[:, :, part], dtype=kind)
+            self._simulate(
+                Block(
+                    xp=xp,
+                    work=work,
+                    grid=grid,
+                    whole_noise=drawn,
+                    parameters=self.parameters | {name: values[part] for name, values in parameters.items()},
+                    perturbed=frozenset(parameters),
+                    spot=spot[:, part],
+                    variance=variance[:, part],
+                    state={name: rows[:, part] for name, rows in state.items()},
+                ),
+                plan,
+            )
+            spare.append(work)
+
+        with single_threaded_blas():
+            for first in run_blocks(simulate_block, range(0, n_paths, width), n_threads):
+                if progress is not None:
+                    progress(min(first + width, n_paths), n_paths)
+        ranges = {name: (item.low, item.high) for name, item in spread.items()}
+        return Paths(self, grid, seed, spot, variance, parameters, state, ranges)
+
+    def market(self, paths: Paths) -> Market:
+        """Prices and Greeks of European options along `paths`, consistent with this model's simulated dynamics."""
+        if paths.model != self:
+            raise ValueError(f"paths must be simulated by this model, got paths of {paths.model!r}")
+        return Market(paths, self._marker(paths))
+
+    def growth(self, parameters: Mapping[str, Any]) -> Any:
+        """The real-world growth rate of the spot price per year, dividends taken off: drift - dividend."""
+        drift = parameters["drift"]
+        return (self.rate if drift is None else drift) - self.dividend
+
+    def _grid(self, times: np.ndarray, substeps: int) -> TimeGrid:
+        return refine(times, substeps)
+
+    def _variance_array(
+        self, xp: ModuleType, grid: TimeGrid, n_paths: int, dtype: np.dtype, spread: Mapping[str, Distribution]
+    ) -> Array:
+        return xp.empty((grid.times.size, n_paths), dtype=dtype)
+
+    def _state_rows(self, grid: TimeGrid) -> dict[str, int]:
+        """Names of further state that marks need, each with its number of rows."""
+        return {}
+
+    def _plan(self, xp: ModuleType, grid: TimeGrid, dtype: np.dtype, spread: Mapping[str, Distribution]) -> Any:
+        """What all blocks of one simulation share, computed once."""
+        return None
+
+    @abstractmethod
+    def _marker(self, paths: Paths) -> Marker:
+        """What implies volatilities along paths of this model."""
+
+    @abstractmethod
+    def _simulate(self, block: Block, plan: Any) -> None:
+        """Fills spot, variance and state of one block: deterministic, given its noise and parameters."""
+
+
+def _block_width(bytes_per_path: int) -> int:
+    """Paths simulated at a time: whole streams, 1 to 16 of them."""
+    streams = _SCRATCH_BYTES // (bytes_per_path * STREAM_PATHS)
+    return STREAM_PATHS * min(max(streams, 1), 16)
+
+
+def _checked_noise(xp: ModuleType, noise: Any, shape: tuple[int, int, int]) -> Array:
+    array = xp.asarray(noise)
+    if array.shape != shape:
+        raise ValueError(f"noise must have shape (n_noise, n_steps * substeps, n_paths) = {shape}, got {array.shape}")
+    if not bool(xp.isfinite(array).all()):
+        raise ValueError("noise must be finite, got NaN or infinity")
+    return array

@@ -1,0 +1,160 @@
+"""A fitted smile: implied volatility as a polynomial in moneyness and in the state of the variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.polynomial import chebyshev
+
+from hedgerl.sim.backend import Array
+
+
+class Ratio(NamedTuple):
+    """g and its derivatives, each (n,): see `Smile`."""
+
+    value: Array
+    by_moneyness: Array  # dg/dx
+    by_moneyness_twice: Array  # d^2 g / dx^2
+    by_log_deviation: Array  # dg / d log s
+
+
+@dataclass(frozen=True)
+class Smile:
+    """implied volatility * sqrt(tau) = s g(x, f),    x = log(K / F) / s,
+
+    for one time to expiry tau of one model, where s^2 is the expected variance up to expiry, F the forward price, and f
+    describes the state of the variance, log s first. g is a sum of products of Chebyshev polynomials, smooth and close
+    to 1, so a few terms price any strike on any path. Outside the fitted range x and f are held at its edge.
+    """
+
+    moneyness: float  # fitted for |x| up to here
+    low: np.ndarray  # (d,) fitted range of the features
+    high: np.ndarray  # (d,)
+    degrees: np.ndarray  # (p, d) degree of each feature's Chebyshev polynomial in each basis function
+    coefficients: np.ndarray  # (degree in x + 1, p)
+
+    @cached_property
+    def _stacked(self) -> np.ndarray:
+        """Coefficients of g, dg/dx and d^2 g / dx^2 in one matrix, (3 (degree + 1), p), so that one product serves."""
+        size = self.coefficients.shape[0]
+        parts = [self.coefficients]
+        for _ in range(2):
+            derived = chebyshev.chebder(parts[-1], axis=0) / self.moneyness if size > 1 else 0 * parts[-1]
+            parts.append(np.concatenate([derived, np.zeros((size - len(derived), derived.shape[1]))]))
+        return np.concatenate(parts)
+
+    def basis(self, xp: ModuleType, features: Array) -> tuple[Array, Array]:
+        """The basis functions and their derivatives by the first feature, each (p, n), from features (d, n)."""
+        top = self.degrees.max(axis=0)
+        powers, slopes = [], []
+        for place, (low, high) in enumerate(zip(self.low.tolist(), self.high.tolist(), strict=True)):
+            half = 0.5 * (high - low) if top[place] else 1.0
+            unit = (features[place] - 0.5 * (high + low)) / half
+            clipped = xp.clip(unit, -1.0, 1.0)
+            powers.append(polynomials(xp, clipped, int(top[place])))
+            if place == 0:
+                inside = (unit == clipped) / half
+                slopes = [slope * inside for slope in _derivatives(xp, clipped, powers[0])]
+        values = xp.empty((len(self.degrees), features.shape[1]), dtype=features.dtype)
+        derivatives = xp.zeros_like(values)
+        for row, degrees in enumerate(self.degrees.tolist()):
+            rest = [powers[place][degree] for place, degree in enumerate(degrees) if place and degree]
+            values[row] = powers[0][degrees[0]]
+            if degrees[0]:
+                derivatives[row] = slopes[degrees[0]]
+            for factor in rest:
+                values[row] *= factor
+                if degrees[0]:
+                    derivatives[row] *= factor
+        return values, derivatives
+
+    def __call__(self, xp: ModuleType, x: Array, features: Array) -> Ratio:
+        """g and its derivatives at moneyness x (n,) and features (d, n)."""
+        values, derivatives = self.basis(xp, features)
+        clipped = xp.clip(x, -self.moneyness, self.moneyness)
+        inside = (clipped == x).astype(x.dtype)
+        by_x = polynomials(xp, clipped / self.moneyness, self.coefficients.shape[0] - 1)
+        sums = xp.asarray(self._stacked, dtype=x.dtype) @ values
+        slope = xp.asarray(self.coefficients, dtype=x.dtype) @ derivatives
+        size = len(by_x)
+        total = [sums[part * size] for part in range(3)]  # degree 0: a polynomial of 1
+        by_log_deviation = slope[0]
+        for degree in range(1, size):
+            for part in range(3):
+                term = sums[part * size + degree]
+                term *= by_x[degree]
+                total[part] += term
+            slope[degree] *= by_x[degree]
+            by_log_deviation += slope[degree]
+        value = xp.maximum(total[0], 0.02)  # a polynomial may undershoot where no price depends on it
+        return Ratio(value, total[1] * inside, total[2] * inside, by_log_deviation)
+
+
+def blend(first: Smile, second: Smile, share: float) -> Smile:
+    """The smile with `share` of the second's g and the rest of the first's, over the range of both.
+
+    Chebyshev polynomials on one range are sums of those on another, so that the blend costs no more than a smile. Both
+    must have the same basis functions.
+    """
+    if not np.array_equal(first.degrees, second.degrees) or first.moneyness != second.moneyness:
+        raise ValueError("smiles must share their basis functions and their range of moneyness")
+    low, high = np.minimum(first.low, second.low), np.maximum(first.high, second.high)
+    coefficients = (1 - share) * _on_range(first, low, high) + share * _on_range(second, low, high)
+    return Smile(first.moneyness, low, high, first.degrees, coefficients)
+
+
+def _on_range(smile: Smile, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The smile's coefficients with its features scaled to [low, high]."""
+    change = np.ones((len(smile.degrees), len(smile.degrees)))  # of each basis function into the others
+    for place, degrees in enumerate(smile.degrees.T):
+        if top := int(degrees.max()):
+            nodes = chebyshev.chebpts1(top + 1)
+            feature = 0.5 * (low[place] + high[place]) + 0.5 * (high[place] - low[place]) * nodes
+            own = (2 * feature - smile.low[place] - smile.high[place]) / (smile.high[place] - smile.low[place])
+            expand = np.linalg.solve(chebyshev.chebvander(nodes, top), chebyshev.chebvander(own, top)).T
+            change *= expand[degrees[:, None], degrees[None, :]]
+    return smile.coefficients @ change
+
+
+def polynomials(xp: ModuleType, x: Array, degree: int) -> list[Array]:
+    """Chebyshev polynomials T_0 .. T_degree at x in [-1, 1]."""
+    values = [xp.ones_like(x), x]
+    twice = x + x
+    while len(values) <= degree:
+        following = twice * values[-1]
+        following -= values[-2]
+        values.append(following)
+    return values[: degree + 1]
+
+
+def _derivatives(xp: ModuleType, x: Array, values: list[Array]) -> list[Array]:
+    """T'_0 .. T'_degree at x, by T'_n = 2 T_(n-1) + 2 x T'_(n-1) - T'_(n-2)."""
+    slopes = [xp.zeros_like(x), xp.ones_like(x)]
+    while len(slopes) < len(values):
+        slopes.append(2.0 * values[len(slopes) - 1] + 2.0 * x * slopes[-1] - slopes[-2])
+    return slopes[: len(values)]
+
+
+def total_degree(n_features: int, degree: int) -> np.ndarray:
+    """Degrees (p, n_features) of all products of total degree up to `degree`, the constant first."""
+    rows: list[tuple[int, ...]] = [()]
+    for _ in range(n_features):
+        rows = [(*row, power) for row in rows for power in range(degree - sum(row) + 1)]
+    return np.array(sorted(rows, key=lambda row: (sum(row), row)), dtype=int).reshape(-1, n_features)
+
+
+def interpolate(moneyness: float, low: float, high: float, shape: tuple[int, int], ratio: Callable[..., Any]) -> Smile:
+    """The smile with one feature through the values of g at Chebyshev nodes.
+
+    shape: numbers of nodes in x and in the feature. ratio: g, from x (nodes, 1) and the feature (1, nodes).
+    """
+    x, feature = (chebyshev.chebpts1(size) for size in shape)
+    values = ratio(moneyness * x[:, None], (0.5 * (low + high) + 0.5 * (high - low) * feature)[None, :])
+    to_x, to_feature = (np.linalg.inv(chebyshev.chebvander(nodes, nodes.size - 1)) for nodes in (x, feature))
+    degrees = np.arange(shape[1])[:, None]
+    return Smile(moneyness, np.array([low]), np.array([high]), degrees, to_x @ values @ to_feature.T)

@@ -1,0 +1,173 @@
+"""The command line: exit status, one line for each expected error, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import hedgerl
+from hedgerl import cli
+from hedgerl.sim import dataset
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HEDGERL_DEBUG", raising=False)
+
+
+SMALL = ["market=black_scholes", "n_paths=16", "history.enabled=false", "backend=numpy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bactest"], 'unknown command "bactest"; did you mean backtest? (known: backtest, simulate)'),
+        (["--colour"], "unrecognized arguments: --colour"),
+        (["backtest", "n_pathz=3"], "unknown key n_pathz; did you mean n_paths?"),
+        (["backtest", "+n_pathz=3"], "unknown key n_pathz; did you mean n_paths?"),
+        (["simulate", "n_pathz=3"], "unknown key n_pathz; did you mean n_paths?"),
+        (["backtest", "history.enable=false"], "unknown key history.enable; did you mean history.enabled?"),
+        (["backtest", "market=heston", "market.kapa=3"], "unknown key market.kapa; did you mean market.kappa?"),
+        (["backtest", "+market.hurts=0.1"], "unknown key market.hurts; did you mean market.hurst?"),
+        (
+            ["backtest", "market=rbergomii"],
+            'unknown market "rbergomii"; did you mean rbergomi? (known: black_scholes, garch, heston, rbergomi, sabr)',
+        ),
+        (["backtest", "n_paths=0"], "n_paths must be a whole number of at least 2, got 0"),
+        (["simulate", "n_paths=0"], "n_paths must be a whole number of at least 1, got 0"),
+        (["simulate", "backend=cuda"], "backend must be one of auto, numpy, cupy, got 'cuda'"),
+        (["simulate", "dtype=float16"], "dtype must be one of float32, float64, got 'float16'"),
+        (["simulate", "seed=-1"], "seed must be a whole number of at least 0 or None, got -1"),
+        (["backtest", "market.hurst=0.7"], "hurst must lie in (0, 0.5), got 0.7"),
+        (["backtest", "market.hurst=rough"], "hurst must be a finite number, got 'rough'"),
+        (["backtest", "n_paths=many"], "n_paths: Value 'many' of type 'str' could not be converted to Integer"),
+        (["backtest", "n_paths"], 'cannot read "n_paths" as key=value'),
+        (["backtest", "--foo"], "unrecognized arguments: --foo"),
+        (["simulate", "options=[{name:a/b,strike:1,expiry_years:0.1}]"], "option name must consist of letters"),
+        (
+            ["simulate", "options=[{name:a,strike:1,expiry_year:0.1}]"],
+            "unknown key expiry_year; did you mean expiry_years?",
+        ),
+        (["simulate", "options=[{name:a,strike:0,expiry_years:0.1}]"], "strike of a must be positive, got 0.0"),
+        (
+            ["simulate", "options=[{name:a,strike:1,expiry_years:1},{name:a,strike:2,expiry_years:1}]"],
+            "options must have different names, got 'a' twice",
+        ),
+        (["simulate", "times=[]", "n_steps=null", "maturity=null"], "times must be one-dimensional with at least two"),
+        (["simulate", "perturb=3"], "perturb must be null or {parameter: [low, high]}, got 3"),
+        (["simulate", "perturb={etta:[1,2]}"], "perturb must name one of hurst, eta, rho, forward_variance, drift"),
+        (["simulate", "perturb.eta=[1,2]"], "unknown key perturb.eta; did you mean market.eta?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_expected_error_is_one_line_and_status_2(arguments, message, capfd):
+    """Catches a traceback, Hydra's own report, and an unknown key that is silently ignored."""
+    assert cli.main(arguments) == 2
+    streams = capfd.readouterr()
+    assert streams.err.startswith(f"hedgerl: error: {message}")
+    assert streams.err.count("\n") == 1
+    assert streams.out == ""
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    """Catches an error that can no longer be traced."""
+    monkeypatch.setenv("HEDGERL_DEBUG", "1")
+    with pytest.raises(ValueError, match="n_paths must be a whole number"):
+        cli.main(["backtest", "n_paths=0"])
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    """Catches a bug of ours that is shown as if the user had made a mistake."""
+
+    def broken(*_):
+        raise KeyError("a defect")
+
+    monkeypatch.setattr("hedgerl.backtest.run", broken)
+    with pytest.raises(KeyError, match="a defect"):
+        cli.main(["backtest", *SMALL])
+
+
+def test_version_and_help(capfd):
+    """Catches a version that differs from the package's, and a help that fails."""
+    assert cli.main(["--version"]) == 0
+    assert capfd.readouterr().out == f"hedgerl {hedgerl.__version__}\n"
+    for arguments in ([], ["--help"]):
+        assert cli.main(arguments) == 0
+        assert "simulate" in capfd.readouterr().out
+
+
+def test_backtest_leaves_one_folder(tmp_path, capfd):
+    """Behaviour: a run writes its report, its configuration and its log into one folder of runs/, and nothing else."""
+    assert cli.main(["backtest", *SMALL, "seed=3"]) == 0
+    assert "simulated BlackScholes" in capfd.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("backtest-")
+    assert {"results.json", "pnl.png", ".hydra"} <= {path.name for path in folder.iterdir()}
+    assert sys.argv[0] != "hedgerl backtest"
+
+
+def test_simulate_writes_a_data_set(tmp_path, capfd):
+    """Behaviour: from the command line to arrays and marks that load, and again where `out` is not given."""
+    small = ["market=black_scholes", "n_paths=20", "n_steps=21", "maturity=0.08333333333333333", "backend=numpy"]
+    assert cli.main(["simulate", *small, "market.spot=50", "seed=0", "perturb={volatility:[0.1,0.3]}", "out=a/b"]) == 0
+    paths = dataset.load(tmp_path / "a" / "b", verify=True)
+    assert (paths.n_paths, paths.n_steps, paths.seed, paths.model.spot) == (20, 21, 0, 50.0)
+    assert paths.parameters["volatility"].shape == (20,)
+    marks = dataset.load_marks(tmp_path / "a" / "b")
+    assert marks["call_atm_30d"].option.strike == 50.0
+    call, put = (marks[name].greeks.price for name in ("call_atm_30d", "put_atm_30d"))
+    np.testing.assert_allclose(call - put, paths.spot - 50.0, rtol=0, atol=1e-4)  # parity, rate 0
+    assert (tmp_path / "a" / "b" / "preview.png").read_bytes().startswith(b"\x89PNG")
+    settings = json.loads((tmp_path / "a" / "b" / "meta.json").read_text())["settings"]
+    assert settings["perturb"] == {"volatility": [0.1, 0.3]}
+    assert capfd.readouterr().out.startswith("Paths(BlackScholes, n_paths=20")
+
+    assert cli.main(["simulate", *small, "preview=false", "options=[]"]) == 0
+    (folder,) = (tmp_path / "runs").glob("simulate-*/dataset")
+    assert dataset.load(folder).model.spot == 100.0
+
+
+def test_simulate_refuses_before_it_works(tmp_path, capfd, monkeypatch):
+    """Behaviour: a folder in the way is told at once. Catches an hour of simulation that cannot be stored."""
+    (tmp_path / "taken").mkdir()
+    monkeypatch.setattr("hedgerl.sim.BlackScholes.simulate", None)  # would raise TypeError
+    assert cli.main(["simulate", "market=black_scholes", "out=taken"]) == 2
+    assert "folder must not exist yet, unless overwrite is set" in capfd.readouterr().err
+
+
+def test_multirun_makes_a_folder_for_each_job(tmp_path):
+    """Behaviour: -m runs the grid. Catches jobs that overwrite each other's results."""
+    assert cli.main(["backtest", *SMALL, "-m", "seed=1,2", "half_spread_bps=0,5"]) == 0
+    (sweep,) = (tmp_path / "runs").iterdir()
+    assert sweep.name.startswith("backtest-sweep-")
+    assert len(list(sweep.glob("*/results.json"))) == 4
+
+
+def test_read_only_folder(tmp_path, capfd):
+    """Behaviour: where nothing can be written there is one line. A file named `runs` stands for a read-only disk."""
+    (tmp_path / "runs").write_text("in the way")
+    assert cli.main(["backtest", *SMALL]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("hedgerl: error: ")
+    assert error.count("\n") == 1
+
+
+def test_installed_command(tmp_path):
+    """Behaviour: the process itself leaves with status 2 and says one line on stderr, nothing on stdout."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hedgerl.cli", "backtest", "n_pathz=3"],
+        cwd=tmp_path,
+        env=os.environ | {"HEDGERL_DEBUG": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "hedgerl: error: unknown key n_pathz; did you mean n_paths?\n"
