@@ -56,6 +56,7 @@ def generators(n_paths: int, runs: int) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name, model in MODELS.items():
+
         def rate(dtype: str, threads: int, model: sim.Model = model) -> float:
             def run() -> None:
                 model.simulate(n_paths, STEPS, 1.0, seed=1, backend="numpy", dtype=dtype, threads=threads)
@@ -94,6 +95,7 @@ def marks(n_paths: int, runs: int) -> list[str]:
         for step in range(22):
             market.mark(option, step)
         first = time.perf_counter() - start
+
         def again(market: sim.Market = market, option: Option = option) -> None:
             for step in range(1, 21):
                 market.mark(option, step)
@@ -172,7 +174,7 @@ def main() -> None:
         [
             "# Benchmarks",
             "",
-            "Written by `make bench` (scripts/bench_simulate.py): the best of several runs after a warm-up, one process.",
+            "Written by `make bench` (scripts/bench_simulate.py): best of several runs after a warm-up, one process.",
             "",
             f"{processor()}, {usable_threads()} cores, SIMD {', '.join(features['found'][-1:])}; "
             f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}, "
@@ -180,7 +182,7 @@ def main() -> None:
             "",
             f"## Path generators: millions of path-steps a second, {n_paths:,} paths x {STEPS} steps",
             "",
-            "Spot and variance (and the state that marks need), noise drawn, float32 on NumPy. The plain twin is the same",
+            "Spot, variance and the state that marks need, noise drawn, float32 on NumPy. The plain twin is the same",
             "scheme without blocks or buffers (sim/plain.py), 4,096 paths at a time.",
             "",
             *generators(n_paths, runs),
@@ -189,7 +191,7 @@ def main() -> None:
             "",
             f"## Marks: price, delta, gamma, vega and theta of an option on {n_paths:,} paths",
             "",
-            "The mean over the steps of a 21-day option. The last column is the first pass over all steps, in which smiles",
+            "Mean over the steps of a 21-day option. The last column is the first pass over all steps, in which smiles",
             "are fitted (on all cores); they are kept for every later market of the same model and grid.",
             "",
             *marks(n_paths, runs),

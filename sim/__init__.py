@@ -1,8 +1,12 @@
 """Simulated markets: path generators, the market they make, data sets on disk."""
 
+from __future__ import annotations
+
+from hedgerl.sim.dataset import load, load_marks, save
 from hedgerl.sim.garch import GARCH
 from hedgerl.sim.gbm import BlackScholes
 from hedgerl.sim.heston import Heston
+from hedgerl.sim.market import Market
 from hedgerl.sim.model import Model
 from hedgerl.sim.paths import Paths
 from hedgerl.sim.perturbation import LogUniform, Uniform
@@ -16,8 +20,12 @@ __all__ = [
     "ForwardVarianceCurve",
     "Heston",
     "LogUniform",
+    "Market",
     "Model",
     "Paths",
     "RoughBergomi",
     "Uniform",
+    "load",
+    "load_marks",
+    "save",
 ]

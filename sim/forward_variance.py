@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -39,6 +38,8 @@ class ForwardVarianceModel(Protocol):
 
 _EVERY = 10
 _RATIO = 1.15
+_LEVEL = 0.2  # standard deviation of the level added to log xi of the curves that are learnt from
+_STARTS = 4  # times to learn from that a smile needs to be interpolated: with fewer its state hardly varies
 Ranges = tuple[tuple[str, float, float], ...]  # of the perturbed parameters, by name
 
 
@@ -50,49 +51,58 @@ class SmileLibrary:
     fine: tuple[float, ...]
     ranges: Ranges  # of all perturbed parameters
     features: tuple[str, ...]  # those among them that the curve does not show
-    smiles: dict[bytes, Smile] = field(default_factory=dict)
-    nodes: dict[tuple[int, float], Smile] = field(default_factory=dict)
+    smiles: dict[tuple[bool, bytes], Smile] = field(default_factory=dict)
+    nodes: dict[tuple[int, float, bool], Smile] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
-    def smile(self, steps: np.ndarray) -> Smile:
-        """The smile for steps of these lengths up to expiry.
-
-        From _EVERY equal steps on only some numbers of steps are fitted, and g is interpolated between them in the
-        logarithm of the number, which may then be broken.
-        """
-        key = np.round(steps, 12).tobytes()
+    def smile(self, now: int, steps: np.ndarray) -> Smile:
+        """The smile at fine[now] for steps of these lengths up to expiry."""
+        within = self.fine[now] + float(steps.sum()) <= self.fine[-1] * (1 + 1e-9)
+        key = (within, np.round(steps, 12).tobytes())
         with self.lock:
             if key not in self.smiles:
-                self.smiles[key] = self._made(steps)
+                self.smiles[key] = self._made(steps, self._starts(steps, within), within)
             return self.smiles[key]
 
-    def _made(self, steps: np.ndarray) -> Smile:
-        number = float(steps.sum() / steps[0])
-        if number < _EVERY + 1e-6 or not np.allclose(steps[:-1], steps[0], rtol=1e-6, atol=0.0):
-            return self._fit(steps)
-        above = _EVERY
-        while above < number - 1e-6:
-            below, above = above, int(np.ceil(above * _RATIO))
-        share = float(np.log(number / below) / np.log(above / below))
-        return blend(self._node(below, steps[0]), self._node(above, steps[0]), share)
+    def _starts(self, steps: np.ndarray, within: bool) -> np.ndarray:
+        """The times, as places in `fine`, at which an option may have these steps ahead of it.
 
-    def _node(self, number: int, length: float) -> Smile:
-        key = (number, round(float(length), 12))
-        if key not in self.nodes:
-            self.nodes[key] = self._fit(np.full(number, length))
-        return self.nodes[key]
-
-    def _fit(self, steps: np.ndarray) -> Smile:
-        fine = np.array(self.fine)
-        grid = extended(fine, fine[-1] + float(steps.sum()) * (1 + 1e-9))
-        lengths = np.diff(grid)
-        # curves are learnt at every time from which the grid goes on in the same way; the last step may be cut short
+        Where the option expires `within` the simulation, only times that leave room for it; and only times from which
+        the grid goes on in steps like these, the last of which may be cut short.
+        """
+        fine, horizon = np.array(self.fine), float(steps.sum())
+        lengths = np.diff(extended(fine, fine[-1] + horizon * (1 + 1e-9)))
         full = steps.size - 1
-        starts = [
+        like = [
             start
             for start in range(fine.size)
             if np.allclose(lengths[start : start + full], steps[:full], rtol=1e-6, atol=0.0)
+            and not (within and fine[start] + horizon > fine[-1] * (1 + 1e-9))
         ]
+        return np.array(like)
+
+    def _made(self, steps: np.ndarray, starts: np.ndarray, within: bool) -> Smile:
+        """From _EVERY equal steps on only some numbers of steps are fitted, and g is interpolated between them in the
+        logarithm of the number, which may then be broken."""
+        number = float(steps.sum() / steps[0])
+        above = _EVERY
+        while above < number - 1e-6:
+            below, above = above, int(np.ceil(above * _RATIO))
+        room = self._starts(np.full(above, steps[0]), within)
+        if number < _EVERY + 1e-6 or room.size < _STARTS or not np.allclose(steps[:-1], steps[0], rtol=1e-6, atol=0.0):
+            return self._fit(steps, starts)
+        share = float(np.log(number / below) / np.log(above / below))
+        return blend(self._node(below, steps[0], within), self._node(above, steps[0], within), share)
+
+    def _node(self, number: int, length: float, within: bool) -> Smile:
+        key = (number, round(float(length), 12), within)
+        if key not in self.nodes:
+            steps = np.full(number, length)
+            self.nodes[key] = self._fit(steps, self._starts(steps, within))
+        return self.nodes[key]
+
+    def _fit(self, steps: np.ndarray, starts: np.ndarray) -> Smile:
+        fine = np.array(self.fine)
         ahead = np.append(0.0, np.cumsum(steps[:-1]))
 
         def group(number: int, rng: np.random.Generator) -> Group:
@@ -103,6 +113,9 @@ class SmileLibrary:
                 drawn[name] = low + (high - low) * rng.random()
                 model = model.with_parameter(name, drawn[name])
             law, curves = model._law_and_curves(fine, first, fine[first] + ahead, rng)
+            # a level that moves by itself: early in a simulation it would only be met together with a shape, and vega
+            # would be anybody's guess
+            curves = curves + _LEVEL * rng.standard_normal((len(curves), 1))
             return Group(law, curves, np.array([drawn[name] for name in self.features]))
 
         with single_threaded_blas():
@@ -123,7 +136,10 @@ class ForwardVarianceMarker(SmileMarker):
         self.paths = paths
         self.features = tuple(name for name in hidden if name in paths.parameters)
         ranges = tuple((name, *bounds) for name, bounds in paths.ranges.items() if name != "drift")
-        self.library = library(paths.model, tuple(paths.grid.fine.tolist()), ranges, self.features)
+        # what moves paths but no smile must not make them be fitted again
+        still: dict[str, Any] = {"spot": 1.0, "rate": 0.0, "dividend": 0.0, "drift": None, "variance_risk_premium": 0.0}
+        bare = dataclasses.replace(paths.model, **still)
+        self.library = library(bare, tuple(paths.grid.fine.tolist()), ranges, self.features)
 
     def implied(self, step: int, expiry_years: float, part: Array, log_moneyness: Array) -> Implied:
         """See `SmileMarker.implied`."""
@@ -134,7 +150,7 @@ class ForwardVarianceMarker(SmileMarker):
         if steps.size == 1:
             volatility = xp.sqrt(paths.variance[step][part])
             return flat_smile(log_moneyness, volatility, 1.0)
-        smile = self.library.smile(steps)
+        smile = self.library.smile(now, steps)
         bins = Bins.of(steps)
         ahead = paths.grid.fine[now] + np.append(0.0, np.cumsum(steps[:-1]))
         curve = paths.model._log_forward_curve(paths, step, ahead, bins, part)  # type: ignore[attr-defined]
@@ -142,7 +158,9 @@ class ForwardVarianceMarker(SmileMarker):
         if self.features:
             features = xp.concatenate([features, xp.stack([paths.parameters[name][part] for name in self.features])])
         left = float(steps.sum())
-        return from_smile(smile, log_moneyness, s, features, left, left**0.5 / s)
+        shaped = paths.model.curves_differ_in_shape  # type: ignore[attr-defined]
+        by_volatility = left**0.5 / s if shaped else paths.variance[step][part] ** -0.5
+        return from_smile(smile, log_moneyness, s, features, left, by_volatility)
 
 
 def extended(fine: np.ndarray, until: float) -> np.ndarray:

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hedgerl.pricing._checks import non_negative, positive
-from hedgerl.sim.grid import TimeGrid, refine
 from hedgerl.pricing import implied_volatility
+from hedgerl.pricing._checks import non_negative, positive
 from hedgerl.pricing.normal import cdf
 from hedgerl.sim.backend import Array, namespace
+from hedgerl.sim.grid import TimeGrid, refine
 from hedgerl.sim.market import Implied, Marker, SmileMarker, flat_smile, from_smile
 from hedgerl.sim.model import Block, Model
 from hedgerl.sim.paths import Paths
@@ -23,7 +23,7 @@ from hedgerl.sim.smile import Smile, interpolate
 
 @dataclass(frozen=True)
 class GARCH(Model):
-    """log S' = log S + (drift - dividend) dt - h/2 + sqrt(h) Z,    h' = omega + (alpha + gamma 1[Z < 0]) h Z^2 + beta h.
+    """log S' = log S + (drift - dividend) dt - h/2 + sqrt(h) Z,   h' = omega + (alpha + gamma 1[Z < 0]) h Z^2 + beta h.
 
     h is the variance of one step's log return, a step being 1 / steps_per_year of a year; `variance` is h *
     steps_per_year. Innovations are standard normal, and the risk-neutral variance follows the same recursion in the
@@ -31,7 +31,7 @@ class GARCH(Model):
 
     Parameters
     ----------
-    omega, alpha, gamma, beta : of the recursion, in decimal (not percent) returns; omega > 0, alpha and beta at least 0,
+    omega, alpha, gamma, beta : of the recursion, in decimal (not percent) returns; omega > 0, alpha, beta at least 0,
         alpha + gamma at least 0, alpha + gamma / 2 + beta below 1
     v0 : variance per year of the first step; None is the long-run variance
     steps_per_year : 252 for a fit to daily closes. Kept times must be whole numbers of steps.
@@ -92,11 +92,11 @@ class GARCH(Model):
         result = arch_model(100 * values, mean="Constant", vol="GARCH", p=1, o=1, q=1).fit(disp="off")
         following = result.forecast(horizon=1, reindex=False).variance.to_numpy()[-1, 0]
         return cls(
-            omega=result.params["omega"] / 1e4,
-            alpha=result.params["alpha[1]"],
-            gamma=result.params["gamma[1]"],
-            beta=result.params["beta[1]"],
-            v0=following / 1e4 * steps_per_year,
+            omega=float(result.params["omega"]) / 1e4,
+            alpha=float(result.params["alpha[1]"]),
+            gamma=float(result.params["gamma[1]"]),
+            beta=float(result.params["beta[1]"]),
+            v0=float(following) / 1e4 * steps_per_year,
             steps_per_year=steps_per_year,
             **market,
         )
@@ -274,4 +274,6 @@ class _InductionMarker(SmileMarker):
         mean = model.long_run_variance + (variance - model.long_run_variance) * weight
         features = (0.5 * xp.log(mean))[None]
         by_volatility = weight * xp.sqrt(variance) / mean
-        return from_smile(self.smiles.smile(n_steps), log_moneyness, xp.sqrt(mean * left), features, left, by_volatility)
+        return from_smile(
+            self.smiles.smile(n_steps), log_moneyness, xp.sqrt(mean * left), features, left, by_volatility
+        )

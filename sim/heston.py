@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import stats
 
-from hedgerl.pricing._checks import finite, in_interval, non_negative, positive
 from hedgerl.pricing import black_scholes, heston
+from hedgerl.pricing._checks import finite, in_interval, non_negative, positive
 from hedgerl.pricing.normal import sf
 from hedgerl.sim.backend import Array, namespace
 from hedgerl.sim.grid import TimeGrid, distinct_steps
@@ -46,7 +46,8 @@ class Heston(Model):
 
     Examples
     --------
-    >>> paths = Heston(kappa=2, theta=0.04, sigma=0.5, rho=-0.7, v0=0.04).simulate(4, n_steps=21, maturity=1 / 12, seed=1)
+    >>> model = Heston(kappa=2, theta=0.04, sigma=0.5, rho=-0.7, v0=0.04)
+    >>> paths = model.simulate(4, n_steps=21, maturity=1 / 12, seed=1)
     >>> bool((paths.variance >= 0).all())
     True
     """
@@ -123,7 +124,14 @@ class Heston(Model):
                 keep(grid.row_after[step])
 
     def _draw(
-        self, block: Block, variance: Array, noise: Array, c: _Coefficients, mean: Array, deviation: Array, log_moment: Array
+        self,
+        block: Block,
+        variance: Array,
+        noise: Array,
+        c: _Coefficients,
+        mean: Array,
+        deviation: Array,
+        log_moment: Array,
     ) -> None:
         """QE's draw of v', filled in as m = E[v' | v], d = v' - m and log E[exp(A d)]."""
         xp = block.xp
@@ -305,8 +313,9 @@ class _TableMarker:
             - model.kappa * (model.theta - variance) * by_variance
         )
         sign = xp.where(is_call, 1.0, -1.0).astype(spot.dtype)
-        floor = xp.maximum(sign * (asset - strike * float(np.exp(-model.rate * left))), 0.0)
-        return xp.maximum(price, floor), delta, gamma, 2.0 * xp.sqrt(variance) * by_variance, theta
+        cash = strike * float(np.exp(-model.rate * left))
+        price = xp.minimum(xp.maximum(price, xp.maximum(sign * (asset - cash), 0.0)), xp.where(is_call, asset, cash))
+        return price, delta, gamma, 2.0 * xp.sqrt(variance) * by_variance, theta
 
 
 class _FourierMarker:

@@ -90,10 +90,10 @@ class Market:
 
         Strike, expiry (years on the paths' clock) and right may each be a number or one for each path. Prices are per
         share, at expiry the payoff. Delta and gamma hold the state of the variance fixed. Vega is per 1.00 of the
-        model's volatility: Black-Scholes and SABR theirs; Heston and GARCH sqrt(v), so that it is 2 sqrt(v) dV/dv; rough
-        Bergomi the square root of the mean forward variance up to expiry, the whole curve scaled. Theta is dV/dt per year:
-        Black-Scholes' and Heston's at constant state, the others' at constant implied volatility. rho, vanna and volga
-        are None.
+        model's volatility: Black-Scholes and SABR theirs; Heston and GARCH sqrt(v), so that it is 2 sqrt(v) dV/dv;
+        rough Bergomi the root of the mean forward variance up to expiry, the whole curve scaled. Theta is dV/dt per
+        year: Black-Scholes' and Heston's at constant state, the others' at constant implied volatility. rho, vanna and
+        volga are None.
 
         Raises ValueError for a step that is not on the grid, shapes other than () and (n_paths,), a strike that is not
         positive, and an option past its expiry.
@@ -142,7 +142,9 @@ def _payoff(contract: Contract) -> Marks:
     return xp.maximum(gain, 0.0), sign * (gain > 0), nothing, nothing, nothing
 
 
-def from_smile(smile: Smile, log_moneyness: Array, s: Array, features: Array, left: float, by_volatility: Array) -> Implied:
+def from_smile(
+    smile: Smile, log_moneyness: Array, s: Array, features: Array, left: float, by_volatility: Array
+) -> Implied:
     """Implied volatility from a smile at deviation s; by_volatility: d log s / d(model's volatility)."""
     x = log_moneyness / s
     ratio = smile(namespace(s), x, features)

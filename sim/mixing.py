@@ -12,14 +12,14 @@ that (Romano & Touzi 1997) a call is worth
 
 The curve has too many dimensions to tabulate and a nested simulation is too slow to mark millions of options, so this
 expectation is regressed on a few features of the curve. The labels are unbiased estimates, each from noise shared by a
-few curves only, so that their noise averages out instead of becoming a bias that a policy could farm; the regression is
-done in price by Gauss-Newton, so that residuals are orthogonal to the features, which is what makes a mark a martingale
-against functions of them. Labels live under the simulated, discretised dynamics; one step before expiry the mark is
-exact.
+few curves only, so that their noise averages out instead of becoming a bias that a policy could farm; and the
+regression is done in price by Gauss-Newton, so that the unbiased labels stay unbiased. Labels live under the simulated,
+discretised dynamics; one step before expiry the mark is exact.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,12 +37,11 @@ from hedgerl.sim.volterra import HybridWeights
 N_GROUPS = 512  # independent banks of noise
 N_STATES = 4  # forward curves priced with each bank
 N_SAMPLES = 1024  # of the noise ahead in a bank, in antithetic pairs
-N_STRIKES = 4  # priced for each curve
+N_STRIKES = 8  # priced for each curve
 WIDER = 1.25  # standard deviation of the states that are learnt from, relative to those that paths visit
 MONEYNESS = 3.2  # |log(K / F)| / s up to here; beyond it volatility is held flat
-_DEGREE_X = 8
-_DEGREE = 3  # total degree in the features
-_FULL_X = 4  # up to this degree in x all products of features are kept, above it only those of degree 1
+_DEGREES_X = (16, 12, 8, 5)  # in moneyness, for products of features of total degree 0, 1, 2, 3
+_MISFIT = 0.01  # of g, what the polynomial itself may miss: it keeps noiseless wings from ruling the fit
 _SINGLE_BINS = 8  # steps of the forward curve taken one at a time; further ones are averaged in growing bins
 _SEED = 20160421  # smiles are a part of the model: the same for every user and run
 
@@ -117,42 +116,51 @@ def curve_features(xp: ModuleType, bins: Bins, log_curve: Array, shaped: bool) -
     return s, xp.stack(rows)
 
 
-def fit(
-    steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], *, shaped: bool, threads: int
-) -> Smile:
+class Sums(NamedTuple):
+    """What a group's bank of noise says of its curves: means over pairs of samples. Payoffs y are in units of s."""
+
+    s: np.ndarray  # (n,)
+    features: np.ndarray  # (d, n)
+    x: np.ndarray  # (n, strikes)
+    payoff: np.ndarray  # (n, strikes) of y, the out-of-the-money option
+    square: np.ndarray  # (n, strikes) of y^2
+    control: np.ndarray  # (n, c) of c, whose expectation is 0
+    outer: np.ndarray  # (n, strikes, c) of y c
+    inner: np.ndarray  # (n, c, c) of c c'
+
+
+def fit(steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], *, shaped: bool, threads: int) -> Smile:
     """The smile for expiry after `steps` (years, (m,)), learnt from N_GROUPS groups of curves.
 
     groups: the group of a number, given a generator of its own. shaped: whether curves differ in more than level.
     """
     bins = Bins.of(steps)
 
-    def of_group(number: int) -> tuple[np.ndarray, ...]:
+    def of_group(number: int) -> Sums:
         group = groups(number, generator(_SEED, "curves", number))
         s, features = curve_features(np, bins, bins.average(group.log_curves.T), shaped)
         if group.parameters.size:
-            repeated = np.repeat(group.parameters[:, None], s.size, axis=1)
-            features = np.concatenate([features, repeated])
+            features = np.concatenate([features, np.repeat(group.parameters[:, None], s.size, axis=1)])
         places = (np.arange(N_STRIKES) + generator(_SEED, "strikes", number).random((s.size, N_STRIKES))) / N_STRIKES
-        x = MONEYNESS * (2.0 * places - 1.0)
-        return s, features, x, out_of_the_money_prices(number, steps, group, x * s[:, None])
+        return _price(number, steps, group, s, features, MONEYNESS * (2.0 * places - 1.0))
 
     if threads == 1:
         parts = [of_group(number) for number in range(N_GROUPS)]
     else:
         with ThreadPoolExecutor(threads) as pool:
             parts = list(pool.map(of_group, range(N_GROUPS)))
-    s = np.concatenate([part[0] for part in parts])
-    features = np.concatenate([part[1] for part in parts], axis=1)
-    x = np.concatenate([part[2] for part in parts])
-    prices = np.concatenate([part[3] for part in parts])
-    return _regress(s, features, x, prices)
+    features = np.concatenate([part.features for part in parts], axis=1)
+    joined = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in Sums._fields if name != "features"
+    }
+    return _regress(Sums(features=features, **joined))
 
 
-def out_of_the_money_prices(number: int, steps: np.ndarray, group: Group, log_strikes: np.ndarray) -> np.ndarray:
-    """Prices (n_curves, n_strikes) of the out-of-the-money option at each log strike, forward 1, undiscounted.
+def _price(number: int, steps: np.ndarray, group: Group, s: np.ndarray, features: np.ndarray, x: np.ndarray) -> Sums:
+    """The mixing estimator over the group's bank of noise, forward 1, undiscounted.
 
-    Mixing estimator over the group's bank of noise, with exp(rho M - rho^2 I / 2) and I, whose means are known, as
-    control variates.
+    Controls, all of known mean: I, M, M^2 and the exponential martingales exp(q M - q^2 I / 2) at three q, the forward
+    price itself among them.
     """
     eta, rho, _ = group.law
     growth, shocks = _noise_ahead(number, steps, group.law)
@@ -160,18 +168,43 @@ def out_of_the_money_prices(number: int, steps: np.ndarray, group: Group, log_st
     weighted = (curves * steps).astype(np.float32)
     integral = weighted @ growth
     driver = np.sqrt(curves).astype(np.float32) @ shocks
-    forward = np.exp(rho * driver - 0.5 * rho * rho * integral)
+    expected = weighted.sum(axis=1, keepdims=True)
+    unit = s[:, None].astype(np.float32)
+
+    def martingale(q: float) -> np.ndarray:
+        return np.exp(q * driver - (0.5 * q * q) * integral)
+
+    forward = martingale(rho)
+    controls = [
+        integral / expected - 1.0,
+        driver / np.sqrt(expected),
+        driver**2 / expected - 1.0,
+        (forward - 1.0) / unit,
+        *((martingale(q) - 1.0) / unit for q in (-0.5, 0.5)),
+    ]
+    control = np.stack([_pairs(values) for values in controls], axis=1).astype(np.float64)
     deviation = np.sqrt(np.maximum((1.0 - rho * rho) * integral, 1e-12))
-    controls = np.stack([forward - 1.0, integral / weighted.sum(axis=1, keepdims=True) - 1.0], axis=1)
     log_forward = np.log(forward)
-    prices = np.empty_like(log_strikes)
-    for place in range(log_strikes.shape[1]):
-        log_strike = log_strikes[:, place, None].astype(np.float32)
+    payoffs = []
+    for place in range(x.shape[1]):
+        log_strike = (x[:, place] * s)[:, None].astype(np.float32)
         sign = np.where(log_strike > 0, np.float32(1), np.float32(-1))
         d1 = (log_forward - log_strike) / deviation + 0.5 * deviation
         payoff = sign * (forward * cdf(sign * d1) - np.exp(log_strike) * cdf(sign * (d1 - deviation)))
-        prices[:, place] = _controlled_mean(payoff, controls)
-    return prices
+        payoffs.append(_pairs(payoff / unit))
+    payoff = np.stack(payoffs, axis=1).astype(np.float64)
+    samples = payoff.shape[2]
+    across = control.transpose(0, 2, 1)
+    return Sums(
+        s, features, x, payoff.mean(axis=2), (payoff**2).mean(axis=2), control.mean(axis=2),
+        payoff @ across / samples, control @ across / samples,
+    )  # fmt: skip
+
+
+def _pairs(values: np.ndarray) -> np.ndarray:
+    """Means of antithetic pairs along the last axis."""
+    half = values.shape[-1] // 2
+    return 0.5 * (values[..., :half] + values[..., half:])
 
 
 def _noise_ahead(number: int, steps: np.ndarray, law: Law) -> tuple[np.ndarray, np.ndarray]:
@@ -202,54 +235,62 @@ def _noise_ahead(number: int, steps: np.ndarray, law: Law) -> tuple[np.ndarray, 
     return growth, shocks
 
 
-def _controlled_mean(values: np.ndarray, controls: np.ndarray) -> np.ndarray:
-    """Means (n,) of values (n, samples) given controls (n, c, samples) of mean zero, by regression."""
-    mean = values.mean(axis=1, dtype=np.float64)
-    control_mean = controls.mean(axis=2, dtype=np.float64)
-    n = values.shape[1]
-    inner = np.matmul(controls, controls.transpose(0, 2, 1)) / n - control_mean[:, :, None] * control_mean[:, None, :]
-    outer = np.matmul(controls, values[:, :, None])[:, :, 0] / n - control_mean * mean[:, None]
-    inner += 1e-9 * np.trace(inner, axis1=1, axis2=2)[:, None, None] * np.eye(controls.shape[1])
-    slopes = np.linalg.solve(inner, outer[:, :, None])[:, :, 0]
-    return mean - (slopes * control_mean).sum(axis=1)
+def _controlled(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the payoffs (labels,) with the controls taken off, and typical standard errors at like moneyness.
+
+    Slopes are shared by all labels of like moneyness: fitted to each label's own samples they would bias it, as the
+    controls have heavy tails. Errors are shared for a like reason: where a few large samples make a price they make its
+    error too, and weighting by it would favour labels that are too low.
+    """
+    x, payoff, square = (array.reshape(-1) for array in (sums.x, sums.payoff, sums.square))
+    n_strikes = sums.x.shape[1]
+    outer = sums.outer.reshape(x.size, -1)
+    control = np.repeat(sums.control, n_strikes, axis=0)
+    inner = np.repeat(sums.inner, n_strikes, axis=0)
+    means, errors = np.empty_like(payoff), np.empty_like(payoff)
+    place = np.minimum(((x / MONEYNESS + 1.0) * 16).astype(int), 31)
+    for number in range(32):
+        here = place == number
+        pooled = inner[here].mean(axis=0)
+        pooled[np.diag_indices_from(pooled)] += 1e-9 * np.trace(pooled)
+        covariance = (outer[here] - payoff[here, None] * control[here]).mean(axis=0)
+        slopes = np.linalg.solve(pooled, covariance)
+        means[here] = payoff[here] - control[here] @ slopes
+        left = (square[here] - payoff[here] ** 2).mean() - slopes @ covariance
+        errors[here] = np.sqrt(max(left, 0.0) / (N_SAMPLES // 2))
+    return means, errors
 
 
-def _regress(s: np.ndarray, features: np.ndarray, x: np.ndarray, prices: np.ndarray) -> Smile:
-    """Gauss-Newton fit of the smile to prices (n, strikes): squared price errors, in units of s."""
+def _regress(sums: Sums) -> Smile:
+    """Gauss-Newton fit of the smile to the prices, each weighted by what its noise is worth in g."""
+    features, means_and_errors = sums.features, _controlled(sums)
     low, high = features.min(axis=1), features.max(axis=1)
     varying = np.flatnonzero(high - low > 1e-5)  # where all curves start from one, none does
-    state_degrees = np.zeros((len(total_degree(varying.size, _DEGREE)), features.shape[0]), dtype=int)
-    state_degrees[:, varying] = total_degree(varying.size, _DEGREE)
-    order = state_degrees.sum(axis=1)
-    kept = [(i, place) for i in range(_DEGREE_X + 1) for place in range(len(order)) if i <= _FULL_X or order[place] <= 1]
+    products = total_degree(varying.size, len(_DEGREES_X) - 1)
+    state_degrees = np.zeros((len(products), features.shape[0]), dtype=int)
+    state_degrees[:, varying] = products
+    kept = [(i, place) for place, row in enumerate(products) for i in range(_DEGREES_X[row.sum()] + 1)]
     rows_x, rows_state = (np.array(column) for column in zip(*kept, strict=True))
-    blank = Smile(
-        MONEYNESS,
-        low,
-        high,
-        state_degrees,
-        np.zeros((_DEGREE_X + 1, len(state_degrees))),
-    )
-    state_basis, _ = blank.basis(np, features)
-    x_basis = np.stack(polynomials(np, x.reshape(-1) / MONEYNESS, _DEGREE_X))
-    state_basis = np.repeat(state_basis, x.shape[1], axis=1)
+    blank = Smile(MONEYNESS, low, high, state_degrees, np.zeros((_DEGREES_X[0] + 1, len(products))))
+    state_basis = np.repeat(blank.basis(np, features)[0], sums.x.shape[1], axis=1)
+    s, x = np.repeat(sums.s, sums.x.shape[1]), sums.x.reshape(-1)
+    target, errors = (s * values for values in means_and_errors)
+    x_basis = np.stack(polynomials(np, x / MONEYNESS, _DEGREES_X[0]))
     design = (x_basis[rows_x] * state_basis[rows_state]).T
-    deviation = np.repeat(s, x.shape[1])
-    log_strike, target = x.reshape(-1) * deviation, prices.reshape(-1)
-    sign = np.where(log_strike > 0, 1.0, -1.0)
+    log_strike, sign = x * s, np.where(x > 0, 1.0, -1.0)
     ratio = np.ones_like(target)
     for _ in range(6):
-        total = deviation * ratio
+        total = s * ratio
         d1 = -log_strike / total + 0.5 * total
         price = sign * (cdf(sign * d1) - np.exp(log_strike) * cdf(sign * (d1 - total)))
-        density = np.exp(-0.5 * d1 * d1)
-        slope = np.maximum(deviation * density / np.sqrt(2 * np.pi), 1e-300)
+        slope = s * np.maximum(np.exp(-0.5 * d1 * d1) / np.sqrt(2 * np.pi), 1e-12)
         wanted = ratio + np.clip((target - price) / slope, -0.5, 0.5)
-        weighted = design * density[:, None]
+        weight = 1.0 / np.hypot(errors / slope, _MISFIT)
+        weighted = design * weight[:, None]
         normal = weighted.T @ weighted
         normal[np.diag_indices_from(normal)] += 1e-8 * np.trace(normal) / len(normal)
-        solution = np.linalg.solve(normal, weighted.T @ (wanted * density))
+        solution = np.linalg.solve(normal, weighted.T @ (wanted * weight))
         ratio = np.maximum(design @ solution, 0.05)
     coefficients = np.zeros_like(blank.coefficients)
     coefficients[rows_x, rows_state] = solution
-    return Smile(blank.moneyness, blank.low, blank.high, state_degrees, coefficients)
+    return dataclasses.replace(blank, coefficients=coefficients)

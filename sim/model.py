@@ -23,7 +23,7 @@ from hedgerl.sim.backend import (
     usable_threads,
 )
 from hedgerl.sim.grid import TimeGrid, kept_times, refine
-from hedgerl.sim.market import Market, Marker
+from hedgerl.sim.market import Marker, Market
 from hedgerl.sim.noise import STREAM_PATHS, entropy, normals
 from hedgerl.sim.paths import Paths
 from hedgerl.sim.perturbation import Distribution, distributions, draw

@@ -19,8 +19,15 @@ if TYPE_CHECKING:
 class Distribution(Protocol):
     """What a parameter is drawn from."""
 
-    low: float
-    high: float
+    @property
+    def low(self) -> float:
+        """The least value."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        ...
 
     def draw(self, uniform: np.ndarray) -> np.ndarray:
         """The draws that the uniforms on (0, 1) stand for, by the inverse of the distribution function."""
@@ -56,7 +63,7 @@ class LogUniform:
 
     def draw(self, uniform: np.ndarray) -> np.ndarray:
         """See `Distribution.draw`."""
-        return np.exp(np.log(self.low) + np.log(self.high / self.low) * uniform)
+        return self.low * (self.high / self.low) ** uniform
 
 
 def distributions(model: Model, perturb: Mapping[str, Any] | None) -> dict[str, Distribution]:
@@ -85,18 +92,14 @@ def distributions(model: Model, perturb: Mapping[str, Any] | None) -> dict[str, 
     return result
 
 
-def draw(
-    distributions: Mapping[str, Distribution], seed: int, first_path: int, n_paths: int
-) -> dict[str, np.ndarray]:
+def draw(distributions: Mapping[str, Distribution], seed: int, first_path: int, n_paths: int) -> dict[str, np.ndarray]:
     """Draws by parameter name, each (n_paths,) float64, for the paths from `first_path` on.
 
-    Each parameter has a stream of its own for each STREAM_PATHS paths, so naming one more leaves the others as they are.
+    Each parameter has a stream of its own for each STREAM_PATHS paths: naming one more leaves the others as they are.
     """
     result = {}
     for name, distribution in distributions.items():
         groups = range(first_path // STREAM_PATHS, -(-(first_path + n_paths) // STREAM_PATHS))
-        uniform = np.concatenate(
-            [generator(seed, f"perturb {name}", group).random(STREAM_PATHS) for group in groups]
-        )
+        uniform = np.concatenate([generator(seed, f"perturb {name}", group).random(STREAM_PATHS) for group in groups])
         result[name] = distribution.draw(uniform[:n_paths])
     return result

@@ -6,6 +6,8 @@ n_paths) on n_steps equal steps. They are there to be read, to be compared with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.special import ndtr
 
@@ -25,10 +27,16 @@ def simulate(model: Model, noise: np.ndarray, maturity: float) -> Pair:
 
     Raises ValueError for a model that has no twin.
     """
-    for kind, twin in ((BlackScholes, _gbm), (RoughBergomi, _rbergomi), (Heston, _heston), (SABR, _sabr), (GARCH, _garch)):
-        if isinstance(model, kind):
-            return twin(model, noise, maturity)
-    raise ValueError(f"model must have a plain twin, got {type(model).__name__}")
+    twins: dict[type, Callable[..., Pair]] = {
+        BlackScholes: _gbm,
+        RoughBergomi: _rbergomi,
+        Heston: _heston,
+        SABR: _sabr,
+        GARCH: _garch,
+    }
+    if type(model) not in twins:
+        raise ValueError(f"model must have a plain twin, got {type(model).__name__}")
+    return twins[type(model)](model, noise, maturity)
 
 
 def _growth(model: Model) -> float:

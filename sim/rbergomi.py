@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar
@@ -41,7 +41,8 @@ class ForwardVarianceCurve:
         object.__setattr__(self, "values", tuple(positive("forward_variance", float(v)) for v in self.values))
         if len(self.times) != len(self.values) or not self.times:
             raise ValueError(
-                f"times and values must have the same length of at least 1, got {len(self.times)} and {len(self.values)}"
+                "times and values must have the same length of at least 1, "
+                f"got {len(self.times)} and {len(self.values)}"
             )
         if (np.diff(self.times) <= 0).any():
             raise ValueError(f"times must increase, got {self.times!r}")
@@ -51,7 +52,8 @@ class ForwardVarianceCurve:
         return np.interp(times, self.times, self.values)
 
 
-ForwardVariance = float | ForwardVarianceCurve | Callable[[np.ndarray], np.ndarray]
+Curve = Callable[[np.ndarray], np.ndarray]
+ForwardVariance = float | ForwardVarianceCurve | tuple[Sequence[float], Sequence[float]] | Curve
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ class RoughBergomi(Model):
     hurst : Hurst exponent H in (0, 1/2)
     eta : volatility of the log variance, per year^H, at least 0
     rho : correlation of W and B, in [-1, 1]
-    forward_variance : variance per year: a number (flat), a `ForwardVarianceCurve`, a pair (times, values), or a function
-        of an array of years
+    forward_variance : variance per year: a number (flat), a `ForwardVarianceCurve`, a pair (times, values), or a
+        function of an array of years
     variance_risk_premium : real-world drift of W under the pricing measure's eyes, per year: simulated dW = dW^P +
         variance_risk_premium dt. Below 0, realised variance falls short of what the options imply.
 
@@ -103,19 +105,20 @@ class RoughBergomi(Model):
             return
         if callable(curve):
             self.initial_curve(np.array([0.0]))
-        elif isinstance(curve, str) or not hasattr(curve, "__len__"):
-            positive("forward_variance", curve)
-        elif len(curve) != 2:
-            raise ValueError(f"forward_variance must be a number, a function or a pair (times, values), got {curve!r}")
+        elif isinstance(curve, Sequence | np.ndarray) and not isinstance(curve, str):
+            if len(curve) != 2:
+                raise ValueError(
+                    f"forward_variance must be a number, a function or a pair (times, values), got {curve!r}"
+                )
+            object.__setattr__(self, "forward_variance", ForwardVarianceCurve(tuple(curve[0]), tuple(curve[1])))
         else:
-            times, values = curve
-            object.__setattr__(self, "forward_variance", ForwardVarianceCurve(tuple(times), tuple(values)))
+            positive("forward_variance", curve)
 
     def initial_curve(self, times: np.ndarray) -> np.ndarray:
         """xi_0 at the given years. Raises ValueError where a function of the user's gives no positive number."""
         curve = self.forward_variance
         if not callable(curve):
-            return np.full(np.shape(times), float(curve))
+            return np.full(np.shape(times), curve)
         values = np.asarray(curve(np.asarray(times)), dtype=np.float64)
         if values.shape != np.shape(times) or not np.isfinite(values).all() or (values <= 0).any():
             raise ValueError(f"forward_variance must be positive at every time, got {values!r}")
@@ -257,7 +260,7 @@ class RoughBergomi(Model):
     def _loadings(
         self, paths: Paths, now: int, ahead: np.ndarray, bins: Bins, part: Array
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[Any]]:
-        """Loadings of log xi / eta on the driver, (b - 1, now), and its variance (b - 1, 1); expanded in H if need be."""
+        """Loadings of log xi / eta on the driver, (b - 1, now), and its variance, (b - 1, 1), maybe expanded in H."""
         fine = paths.grid.fine
         steps = np.diff(fine[: now + 1])
 
@@ -308,6 +311,6 @@ def _hurst_basis(xp: ModuleType, hurst: Any, bounds: tuple[float, float] | None)
 
 
 def _weights_ahead(hurst: float, lost: np.ndarray, times: np.ndarray) -> HybridWeights:
-    """The hybrid scheme on a grid that starts now, with the variance `lost` (n,) to earlier cells added to the residual."""
+    """The hybrid scheme on a grid that starts now, its residual with the variance `lost` (n,) in earlier cells."""
     average, residual, variance = hybrid_weights(hurst, times)
     return HybridWeights(average, np.sqrt(residual**2 + lost), variance + lost)

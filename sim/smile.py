@@ -145,7 +145,7 @@ def total_degree(n_features: int, degree: int) -> np.ndarray:
     rows: list[tuple[int, ...]] = [()]
     for _ in range(n_features):
         rows = [(*row, power) for row in rows for power in range(degree - sum(row) + 1)]
-    return np.array(sorted(rows, key=lambda row: (sum(row), row)), dtype=int).reshape(-1, n_features)
+    return np.array(sorted(rows, key=lambda row: (sum(row), row)), dtype=int).reshape(len(rows), n_features)
 
 
 def interpolate(moneyness: float, low: float, high: float, shape: tuple[int, int], ratio: Callable[..., Any]) -> Smile:

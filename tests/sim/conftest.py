@@ -3,7 +3,8 @@
 How many standard errors
 ------------------------
 All seeds are fixed, so a test that passes today passes tomorrow. The number k decides two other things: what bias stays
-unseen, and how often an innocent change of the draws (another block size, another order of the streams) turns a test red.
+unseen, and how often an innocent change of the draws (another block size, another order of the streams) turns a test
+red.
 
 SIGMAS = 4, for means that are compared cell by cell (each step, bin, contract or pair of times). One cell lies beyond
 4 s.e. once in 16,000, so a test of 100 cells gives a false alarm once in 160 reseedings and one of 1,000 cells once in

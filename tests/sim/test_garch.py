@@ -14,7 +14,9 @@ DAY = 1 / 252
 TRUE: dict[str, float] = {"omega": 2e-6, "alpha": 0.02, "gamma": 0.12, "beta": 0.9}
 
 
-def plain_loop(noise: np.ndarray, h: float, growth: float, omega: float, alpha: float, gamma: float, beta: float) -> Any:
+def plain_loop(
+    noise: np.ndarray, h: float, growth: float, omega: float, alpha: float, gamma: float, beta: float
+) -> Any:
     """One path, a step a turn: log spot over its start, and the variance of each step and of the next."""
     log_spot, logs, variances = 0.0, [0.0], [h]
     for z in noise:
@@ -49,7 +51,8 @@ def test_recursion_holds_between_the_returned_rows() -> None:
 
 
 def test_moments(tools: SimpleNamespace) -> None:
-    """Statistical at each step: E[v_t] returns to the long-run variance at the rate of the persistence; E[S_t] = forward.
+    """Statistical at each step: E[v_t] returns to the long-run variance at the rate of the persistence; E[S_t] =
+    forward.
 
     Catches a persistence with gamma counted in full or not at all.
     """

@@ -140,7 +140,8 @@ def test_antithetic_pairs(name: str) -> None:
 
 @every_model
 def test_noise_from_outside(name: str) -> None:
-    """Identity: paths are a function of the noise; opposite noise gives what `antithetic` gives. Catches hidden draws."""
+    """Identity: paths are a function of the noise; opposite noise gives what `antithetic` gives.
+    Catches hidden draws."""
     model = MODELS[name]
     rng = np.random.Generator(np.random.PCG64(5))
     noise = rng.standard_normal((model.n_noise, STEPS, 300))

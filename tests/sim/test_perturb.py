@@ -107,7 +107,12 @@ def test_mean_variance_and_spot_hold_with_drawn_parameters(tools: SimpleNamespac
         20,
         0.25,
         6,
-        perturb={"eta": (0.2, 1.2), "hurst": (0.05, 0.4), "rho": (-0.9, 0.2), "forward_variance": LogUniform(0.01, 0.1)},
+        perturb={
+            "eta": (0.2, 1.2),
+            "hurst": (0.05, 0.4),
+            "rho": (-0.9, 0.2),
+            "forward_variance": LogUniform(0.01, 0.1),
+        },
         backend="numpy",
         dtype="float64",
     )

@@ -24,24 +24,24 @@ HORIZONS = [pytest.param(20, 20 / 252, id="20 days"), pytest.param(100, 1.0, id=
 SLOPED = ForwardVarianceCurve(times=(0.0, 0.05, 1.0), values=(0.03, 0.05, 0.09))
 UNEVEN = np.array([0.0, 0.001, 0.004, 0.02, 0.021, 0.05, 0.11, 0.12, 0.3, 0.31, 0.6, 1.0])
 
-# What the hybrid scheme gives away with one exact cell: nothing of Var Y, whose residual makes up for it, but, as measured
-# against the closed form on equal steps, up to .0101 of the correlation between neighbouring times, where the part of the
-# common cell that its increment does not carry is lost, and .0045 two steps and more apart. Where a step is followed
-# by one 30 times shorter, neighbours lose up to .083.
+# What the hybrid scheme gives away with one exact cell: nothing of Var Y, whose residual makes up for it, but, as
+# measured against the closed form on equal steps, up to .0101 of the correlation between neighbouring times, where
+# the part of the common cell that its increment does not carry is lost, and .0045 two steps and more apart. Where a
+# step is followed by one 30 times shorter, neighbours lose up to .083.
 NEIGHBOUR_BIAS = 1.2e-2
 FURTHER_BIAS = 5e-3
 UNEVEN_BIAS = 0.1
 
 
 def volterra_covariance(hurst: float, first: Any, second: Any) -> np.ndarray:
-    """E[Y_s Y_t] of the Riemann-Liouville process, (times, times): 2H int_0^s (s - u)^(H - 1/2) (t - u)^(H - 1/2) du."""
+    """E[Y_s Y_t] of the Volterra process, (times, times): 2H int_0^s (s - u)^(H - 1/2) (t - u)^(H - 1/2) du."""
     s, t = np.minimum.outer(first, second), np.maximum.outer(first, second)
     power = hurst + 0.5
     return 2 * hurst / power * s**power * t ** (hurst - 0.5) * hyp2f1(0.5 - hurst, 1.0, power + 1.0, s / t)
 
 
 def driver_covariance(hurst: float, times: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """E[Y_t (W_end - W_start)] for cells, (times, cells): sqrt(2H) int K(t - s) ds over the part of the cell before t."""
+    """E[Y_t (W_end - W_start)], (times, cells): sqrt(2H) int (t - s)^(H - 1/2) ds over the part of a cell before t."""
     power = hurst + 0.5
     before_start = np.maximum(times[:, None] - starts, 0.0) ** power
     before_end = np.maximum(times[:, None] - ends, 0.0) ** power
@@ -49,7 +49,7 @@ def driver_covariance(hurst: float, times: np.ndarray, starts: np.ndarray, ends:
 
 
 def response(model: RoughBergomi, n_fine: int, **grid: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log v without noise, (n + 1,), and d(log v) / eta by each normal of W and of the residual, (n + 1, n_fine) each."""
+    """log v without noise, (n + 1,), and its derivatives over eta by W and by the residual, (n + 1, n_fine) each."""
     noise = np.zeros((3, n_fine, 2 * n_fine + 1))
     step = np.arange(n_fine)
     noise[0, step, step] = 1.0
@@ -494,8 +494,8 @@ def test_the_smile_knows_its_horizon(tools: SimpleNamespace) -> None:
 
 
 def test_variance_risk_premium_lowers_realised_variance_only_by_drift(rng: np.random.Generator) -> None:
-    """Identity: dW = dW^P + premium dt shifts log v by eta premium int K and leaves it otherwise. Catches a premium that
-    moves the price of options' own dynamics or the noise."""
+    """Identity: dW = dW^P + premium dt shifts log v by eta premium int K and leaves it otherwise. Catches a premium
+    that moves the price of options' own dynamics or the noise."""
     noise = rng.standard_normal((3, 40, 30))
     common: dict[str, Any] = {"hurst": 0.1, "eta": 1.2, "rho": -0.8, "forward_variance": 0.04}
     plain = RoughBergomi(**common).simulate(30, 40, 0.5, noise=noise, dtype="float64", backend="numpy")
@@ -504,10 +504,9 @@ def test_variance_risk_premium_lowers_realised_variance_only_by_drift(rng: np.ra
     )
     integral = np.sqrt(0.2) / 0.6 * plain.times**0.6
     shift = np.log(priced.variance / plain.variance)
-    np.testing.assert_allclose(shift, np.broadcast_to(-0.7 * 1.2 * integral[:, None], shift.shape), rtol=1e-8, atol=1e-12)
-    np.testing.assert_allclose(
-        priced.state["driver"], plain.state["driver"] - 0.7 * 0.5 / 40, rtol=0, atol=1e-12
-    )
+    expected = np.broadcast_to(-0.7 * 1.2 * integral[:, None], shift.shape)
+    np.testing.assert_allclose(shift, expected, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(priced.state["driver"], plain.state["driver"] - 0.7 * 0.5 / 40, rtol=0, atol=1e-12)
 
 
 @pytest.fixture

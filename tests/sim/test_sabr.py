@@ -87,7 +87,8 @@ def test_smile_against_hagan(tools: SimpleNamespace, years: float, volvol: float
     """Golden by formula: Hagan et al. (2002) for beta = 1 within 4 s.e. plus its error at short expiry.
 
     The expansion is of first order in expiry: the next term is of relative order (volvol^2 years)^2 / 100, here under
-    1e-4 of volatility near the money; it and the steps' bias are given 5 basis points. Strikes to 1.5 standard deviations.
+    1e-4 of volatility near the money; it and the steps' bias are given 5 basis points. Strikes to 1.5 standard
+    deviations.
     """
     model = SABR(volatility=0.2, volvol=volvol, rho=-0.5)
     strikes = np.exp(0.2 * np.sqrt(years) * np.array([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]))
