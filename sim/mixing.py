@@ -174,7 +174,8 @@ def _price(number: int, steps: np.ndarray, group: Group, s: np.ndarray, features
     def martingale(q: float) -> np.ndarray:
         return np.exp(q * driver - (0.5 * q * q) * integral)
 
-    forward = martingale(rho)
+    log_forward = rho * driver - (0.5 * rho * rho) * integral
+    forward = np.exp(log_forward)
     controls = [
         integral / expected - 1.0,
         driver / np.sqrt(expected),
@@ -184,7 +185,6 @@ def _price(number: int, steps: np.ndarray, group: Group, s: np.ndarray, features
     ]
     control = np.stack([_pairs(values) for values in controls], axis=1).astype(np.float64)
     deviation = np.sqrt(np.maximum((1.0 - rho * rho) * integral, 1e-12))
-    log_forward = np.log(forward)
     payoffs = []
     for place in range(x.shape[1]):
         log_strike = (x[:, place] * s)[:, None].astype(np.float32)

@@ -7,7 +7,6 @@ error. The statistical one repeats the claims on seeded paths, where the noise a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -299,7 +298,7 @@ def test_zero_vol_of_vol_is_black_scholes_along_the_curve(rng: np.random.Generat
 
 def test_forward_variance_given_in_four_ways() -> None:
     """Twin: a number, a curve, a pair and a function that mean the same give the same paths."""
-    kinds = [
+    kinds: list[Any] = [
         0.04,
         ForwardVarianceCurve((0.0, 1.0), (0.04, 0.04)),
         ((0.0, 0.3), (0.04, 0.04)),
@@ -510,5 +509,5 @@ def test_variance_risk_premium_lowers_realised_variance_only_by_drift(rng: np.ra
 
 
 @pytest.fixture
-def rng() -> Callable[..., Any]:
+def rng() -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(20240607))
