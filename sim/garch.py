@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
-from functools import lru_cache
-from threading import Lock
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from hedgerl.pricing import implied_volatility
 from hedgerl.pricing._checks import non_negative, positive
-from hedgerl.pricing.normal import cdf
-from hedgerl.sim.backend import Array, namespace
 from hedgerl.sim.grid import TimeGrid, refine
-from hedgerl.sim.market import Implied, Marker, SmileMarker, flat_smile, from_smile
+from hedgerl.sim.induction import InductionMarker
+from hedgerl.sim.market import Marker
 from hedgerl.sim.model import Block, Model
 from hedgerl.sim.paths import Paths
-from hedgerl.sim.smile import Smile, interpolate
 
 
 @dataclass(frozen=True)
@@ -113,12 +107,8 @@ class GARCH(Model):
             )
         return TimeGrid(times, np.arange(kept[-1] + 1) / self.steps_per_year, kept)
 
-    def expected_variance_weight(self, n_steps: int) -> float:
-        """How much of v - long_run_variance the mean variance of the next n_steps steps keeps."""
-        return (1 - self.persistence**n_steps) / (n_steps * (1 - self.persistence))
-
     def _marker(self, paths: Paths) -> Marker:
-        return _InductionMarker(paths)
+        return InductionMarker(paths)
 
     def _simulate(self, block: Block, plan: Any) -> None:
         xp, grid, given = block.xp, block.grid, block.parameters
@@ -154,126 +144,3 @@ class GARCH(Model):
             h += given["omega"]
             if grid.row_after[step]:
                 keep(grid.row_after[step])
-
-
-_MONEYNESS = 5.0  # smiles reach to |log(K / F)| of so many expected standard deviations
-_NODES = (19, 15)  # in moneyness and in log volatility
-_QUADRATURE = 48  # nodes on either side of 0, where the recursion has a kink
-_TOP = 100.0  # smiles reach to so many times the long-run variance
-
-
-@dataclass(frozen=True)
-class _Smiles:
-    """Smiles by steps to expiry, each the expectation over one step of the one before: exact but for interpolation.
-
-    c_m(k, h) = E[e^R c_(m-1)(k - R, h')],    R = -h/2 + sqrt(h) Z,
-
-    for undiscounted prices c on a forward of 1 at log strike k; c_1 is Black-Scholes at volatility sqrt(h).
-    """
-
-    model: GARCH
-    known: list[Smile] = field(default_factory=list)  # for 2, 3, .. steps
-    lock: Lock = field(default_factory=Lock)
-
-    def smile(self, n_steps: int) -> Smile:
-        """The smile n_steps >= 2 before expiry."""
-        with self.lock:
-            while len(self.known) < n_steps - 1:
-                self.known.append(self._step_back(len(self.known) + 2))
-            return self.known[n_steps - 2]
-
-    def mean_variance(self, h: Any, n_steps: int) -> Any:
-        """Expected variance a step over the next n_steps steps."""
-        long_run = self.model.long_run_variance / self.model.steps_per_year
-        return long_run + (h - long_run) * self.model.expected_variance_weight(n_steps)
-
-    def _step_back(self, n_steps: int) -> Smile:
-        model = self.model
-        long_run = model.long_run_variance / model.steps_per_year
-        lowest = model.omega  # h' = omega + .. for any h
-        if model.v0 is not None:
-            lowest = min(lowest, model.v0 / model.steps_per_year)
-        weight = model.expected_variance_weight(n_steps)
-        nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE)
-        z = np.concatenate([4.5 * (nodes - 1), 4.5 * (nodes + 1)])  # [-9, 0] and [0, 9]
-        density = np.tile(4.5 * weights, 2) * np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-        response = model.alpha + model.gamma * (z < 0)
-
-        def ratio(x: np.ndarray, log_volatility: np.ndarray) -> np.ndarray:
-            mean = np.exp(2 * log_volatility) / model.steps_per_year
-            h = (long_run + (mean - long_run) / weight)[..., None]
-            s = np.sqrt(mean * n_steps)
-            log_strike = x * s
-            sign = np.where(x > 0, 1.0, -1.0)
-            log_return = -0.5 * h + np.sqrt(h) * z
-            following = model.omega + (response * z * z + model.beta) * h
-            later = self._deviation(log_strike[..., None] - log_return, following, n_steps - 1)
-            price = np.exp(log_return) * _otm_price(log_strike[..., None] - log_return, later, sign[..., None])
-            expected = (price * density).sum(axis=-1)
-            # with a unit of time left the implied volatility is the deviation
-            return implied_volatility(expected, 1.0, np.exp(log_strike), 1.0, is_call=log_strike > 0) / s
-
-        low, high = (
-            0.5 * np.log(self.mean_variance(h, n_steps) * model.steps_per_year) for h in (lowest, _TOP * long_run)
-        )
-        return interpolate(_MONEYNESS, float(low), float(high), _NODES, ratio)
-
-    def _deviation(self, log_strike: np.ndarray, h: np.ndarray, n_steps: int) -> np.ndarray:
-        """Implied volatility times the root of time, n_steps before expiry."""
-        if n_steps == 1:
-            return np.sqrt(h) + 0.0 * log_strike
-        mean = self.mean_variance(h, n_steps)
-        s = np.sqrt(mean * n_steps) + 0.0 * log_strike
-        features = np.broadcast_to(0.5 * np.log(mean * self.model.steps_per_year), s.shape)
-        ratio = self.known[n_steps - 2](np, (log_strike / s).reshape(-1), features.reshape(1, -1))
-        return s * ratio.value.reshape(s.shape)
-
-
-def _otm_price(log_strike: np.ndarray, deviation: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    d1 = -log_strike / deviation + 0.5 * deviation
-    return sign * (cdf(sign * d1) - np.exp(log_strike) * cdf(sign * (d1 - deviation)))
-
-
-@lru_cache(maxsize=32)
-def _smiles(model: GARCH) -> _Smiles:
-    return _Smiles(model)
-
-
-class _InductionMarker(SmileMarker):
-    """Marks by backward induction; between two steps implied volatility is interpolated in time."""
-
-    def __init__(self, paths: Paths) -> None:
-        unmarked = set(paths.parameters) - {"v0", "drift"}
-        if unmarked:
-            raise ValueError(f"perturb must leave {', '.join(sorted(unmarked))} alone where GARCH options are marked")
-        self.paths = paths
-        self.model: GARCH = paths.model  # type: ignore[assignment]
-        self.smiles = _smiles(dataclasses.replace(self.model, spot=1.0, rate=0.0, dividend=0.0, drift=None))
-
-    def implied(self, step: int, expiry_years: float, part: Array, log_moneyness: Array) -> Implied:
-        """See `SmileMarker.implied`."""
-        left = (expiry_years - float(self.paths.times[step])) * self.model.steps_per_year
-        variance = self.paths.variance[step][part]
-        whole = round(left)
-        if abs(left - whole) < 1e-6 * max(1.0, left):
-            return self._on_step(whole, variance, log_moneyness)
-        whole = int(left)
-        after = self._on_step(whole + 1, variance, log_moneyness)
-        if whole == 0:
-            return after
-        before = self._on_step(whole, variance, log_moneyness)
-        share = left - whole
-        return Implied(*((1 - share) * early + share * late for early, late in zip(before, after, strict=True)))
-
-    def _on_step(self, n_steps: int, variance: Array, log_moneyness: Array) -> Implied:
-        xp, model = namespace(variance), self.model
-        if n_steps == 1:
-            return flat_smile(log_moneyness, xp.sqrt(variance), 1.0)
-        left = n_steps / model.steps_per_year
-        weight = model.expected_variance_weight(n_steps)
-        mean = model.long_run_variance + (variance - model.long_run_variance) * weight
-        features = (0.5 * xp.log(mean))[None]
-        by_volatility = weight * xp.sqrt(variance) / mean
-        return from_smile(
-            self.smiles.smile(n_steps), log_moneyness, xp.sqrt(mean * left), features, left, by_volatility
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 from hedgerl.pricing import Greeks, Option, black_scholes
 from hedgerl.pricing._checks import whole_number
 from hedgerl.sim.backend import Array, is_numpy, namespace, to_numpy
-from hedgerl.sim.smile import Smile
+from hedgerl.sim.smile import Ratio
 
 if TYPE_CHECKING:
     from hedgerl.sim.paths import Paths
@@ -143,7 +144,12 @@ def _payoff(contract: Contract) -> Marks:
 
 
 def from_smile(
-    smile: Smile, log_moneyness: Array, s: Array, features: Array, left: float, by_volatility: Array
+    smile: Callable[[ModuleType, Array, Array], Ratio],
+    log_moneyness: Array,
+    s: Array,
+    features: Array,
+    left: float,
+    by_volatility: Array,
 ) -> Implied:
     """Implied volatility from a smile at deviation s; by_volatility: d log s / d(model's volatility)."""
     x = log_moneyness / s

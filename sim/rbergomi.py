@@ -18,6 +18,7 @@ from hedgerl.sim.grid import TimeGrid
 from hedgerl.sim.market import Marker
 from hedgerl.sim.mixing import N_STATES, WIDER, Bins, Law
 from hedgerl.sim.model import Block, Model
+from hedgerl.sim.noise import STREAM_PATHS
 from hedgerl.sim.paths import Paths
 from hedgerl.sim.perturbation import Distribution
 from hedgerl.sim.smile import polynomials
@@ -209,14 +210,21 @@ class RoughBergomi(Model):
     def _convolve(self, block: Block, plan: _Plan, basis: list[Any]) -> Array:
         """Y at the end of each step without the residual, (n_fine, n_block)."""
         noise, count = block.whole_noise[0], block.n_paths
-        volterra = block.work.take("volterra", noise.shape)
-        lower_triangular_product(plan.convolution[0], noise, volterra)
+        volterra = self._product(plan.convolution[0], noise, block.work.take("volterra", noise.shape))
         for convolution, factor in zip(plan.convolution[1:], basis[1:], strict=True):
-            term = block.work.take("volterra_term", noise.shape)
-            lower_triangular_product(convolution, noise, term)
+            term = self._product(convolution, noise, block.work.take("volterra_term", noise.shape))
             term[:, :count] *= factor
             volterra += term
         return volterra[:, :count]
+
+    @staticmethod
+    def _product(weights: Array, noise: Array, out: Array) -> Array:
+        # one stream at a time: BLAS adds up in an order that depends on the width
+        width = STREAM_PATHS if isinstance(noise, np.ndarray) else noise.shape[1]
+        for first in range(0, noise.shape[1], width):
+            columns = slice(first, first + width)
+            lower_triangular_product(weights, noise[:, columns], out[:, columns])
+        return out
 
     def _marker(self, paths: Paths) -> Marker:
         return ForwardVarianceMarker(paths, ("hurst", "eta", "rho"))

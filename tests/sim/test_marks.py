@@ -174,16 +174,16 @@ def test_marks_are_martingales(tools: SimpleNamespace, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "n_steps"), [("gbm", 126), ("heston", 126), ("heston rates", 126), ("rbergomi", 126),
-                                               ("sabr", 21), ("garch", 126)])  # fmt: skip
+@pytest.mark.parametrize(("name", "n_steps"), [("gbm", 126), ("heston", 126), ("heston rates", 126), ("rbergomi", 42),
+                                               ("sabr", 7), ("garch", 126)])  # fmt: skip
 def test_marks_are_martingales_over_half_a_year(tools: SimpleNamespace, name: str, n_steps: int) -> None:
-    """Identity: 126 days, increments of a week and more. SABR on steps of six days, for the sake of time."""
+    """Identity: 126 days, increments of a week and more; longer steps where smiles are fitted, for time."""
     model = MODELS[name]
 
     def simulate(seed: int) -> Paths:
         return model.simulate(50_000, n_steps, 126 * DAY, seed, backend="numpy", threads=1)
 
-    assert_martingale(tools, simulate, 126 * DAY, stride=n_steps // 21)
+    assert_martingale(tools, simulate, 126 * DAY, stride=max(1, n_steps // 21))
 
 
 @pytest.mark.slow
@@ -203,9 +203,9 @@ def test_marks_with_parameters_by_path_are_martingales(tools: SimpleNamespace) -
     perturb = {"hurst": (0.05, 0.2), "eta": (0.8, 2.0), "rho": (-0.9, -0.5), "forward_variance": (0.03, 0.08)}
 
     def simulate(seed: int) -> Paths:
-        return MODELS["rbergomi"].simulate(50_000, 8, 8 * DAY, seed, perturb=perturb, backend="numpy", threads=1)
+        return MODELS["rbergomi"].simulate(50_000, 5, 5 * DAY, seed, perturb=perturb, backend="numpy", threads=1)
 
-    assert_martingale(tools, simulate, 8 * DAY, contracts=[(0.95, False), (1.0, True), (1.05, True)])
+    assert_martingale(tools, simulate, 5 * DAY, contracts=[(0.97, False), (1.0, True), (1.03, True)])
 
 
 def test_heston_marks_with_parameters_by_path_are_martingales(tools: SimpleNamespace) -> None:
