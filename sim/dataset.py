@@ -96,6 +96,7 @@ def save(
             "n_paths": paths.n_paths,
             "n_steps": paths.n_steps,
             "dtype": str(paths.spot.dtype),
+            "ranges": {name: list(bounds) for name, bounds in paths.ranges.items()},
             "backend": type(paths.spot).__module__.partition(".")[0],
             "marks": {name: dataclasses.asdict(option) for name, option in options.items()},
             "settings": settings,
@@ -122,6 +123,7 @@ def load(folder: str | os.PathLike[str], *, verify: bool = False) -> Paths:
         variance=_map(root, meta, "variance"),
         parameters={name: _map(root, meta, f"parameters/{name}") for name in _names(meta, "parameters")},
         state={name: _map(root, meta, f"state/{name}") for name in _names(meta, "state")},
+        ranges={name: (float(low), float(high)) for name, (low, high) in meta["ranges"].items()},
     )
 
 

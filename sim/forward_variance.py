@@ -24,11 +24,15 @@ class ForwardVarianceModel(Protocol):
 
     curves_differ_in_shape: ClassVar[bool]  # or in level alone
 
+    def _known_log_curve(self, times: np.ndarray) -> np.ndarray:
+        """The part of log xi at the given times that no noise enters and no feature need learn, (m,)."""
+        ...
+
     def _law_and_curves(
         self, fine: np.ndarray, first: int, ahead: np.ndarray, rng: np.random.Generator
     ) -> tuple[Law, np.ndarray]:
-        """The law of the noise after fine[first], and log xi at the times `ahead` as paths meet it there, spread out a
-        little, (N_STATES, m)."""
+        """The law of the noise after fine[first], and the rest of log xi at the times `ahead` as paths meet it there,
+        spread out a little, (N_STATES, m)."""
         ...
 
     def _log_forward_curve(self, paths: Paths, step: int, ahead: np.ndarray, bins: Bins, part: Array) -> Array:
@@ -36,6 +40,7 @@ class ForwardVarianceModel(Protocol):
         ...
 
 
+_SAME_SHAPE = 0.2  # of log xi_0 over its mean: curves that differ by more have smiles of their own
 _EVERY = 10
 _RATIO = 1.15
 _LEVEL = 0.2  # standard deviation of the level added to log xi of the curves that are learnt from
@@ -51,18 +56,44 @@ class SmileLibrary:
     fine: tuple[float, ...]
     ranges: Ranges  # of all perturbed parameters
     features: tuple[str, ...]  # those among them that the curve does not show
-    smiles: dict[tuple[bool, bytes], Smile] = field(default_factory=dict)
+    smiles: dict[tuple[int, bytes], Smile] = field(default_factory=dict)
+    shared: dict[tuple[bool, int, bytes], Smile] = field(default_factory=dict)
     nodes: dict[tuple[int, float, bool], Smile] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
     def smile(self, now: int, steps: np.ndarray) -> Smile:
         """The smile at fine[now] for steps of these lengths up to expiry."""
-        within = self.fine[now] + float(steps.sum()) <= self.fine[-1] * (1 + 1e-9)
-        key = (within, np.round(steps, 12).tobytes())
+        key = (now, np.round(steps, 12).tobytes())
         with self.lock:
             if key not in self.smiles:
-                self.smiles[key] = self._made(steps, self._starts(steps, within), within)
+                self.smiles[key] = self._shared(now, steps)
             return self.smiles[key]
+
+    def _shared(self, now: int, steps: np.ndarray) -> Smile:
+        """One smile serves all times at which the same steps lie ahead of a curve of like shape."""
+        within = self.fine[now] + float(steps.sum()) <= self.fine[-1] * (1 + 1e-9)
+        starts = self._starts(steps, within)
+        alike = self._alike(now, starts, steps)
+        key = (within, int(alike[0]), np.round(steps, 12).tobytes())
+        if key not in self.shared:
+            whole = alike.size == starts.size
+            self.shared[key] = self._made(steps, starts, within) if whole else self._fit(steps, alike)
+        return self.shared[key]
+
+    def _alike(self, now: int, starts: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Those of `starts` from which the known part of the curve ahead looks like that from `now`.
+
+        The features do not see where an event lies, so that each place of one needs a smile of its own.
+        """
+        bins, ahead = Bins.of(steps), np.append(0.0, np.cumsum(steps[:-1]))
+        shapes = np.stack([bins.log_average(self.model._known_log_curve(self.fine[start] + ahead)) for start in starts])
+        shapes -= np.log(np.exp(shapes) @ bins.lengths / bins.lengths.sum())[:, None]
+        left = np.arange(starts.size)
+        while True:
+            near = np.abs(shapes[left] - shapes[left[0]]).max(axis=1) <= _SAME_SHAPE
+            if now in starts[left[near]]:
+                return starts[left[near]]
+            left = left[~near]
 
     def _starts(self, steps: np.ndarray, within: bool) -> np.ndarray:
         """The times, as places in `fine`, at which an option may have these steps ahead of it.
@@ -76,7 +107,8 @@ class SmileLibrary:
         like = [
             start
             for start in range(fine.size)
-            if np.allclose(lengths[start : start + full], steps[:full], rtol=1e-6, atol=0.0)
+            if lengths[start:].size >= steps.size
+            and np.allclose(lengths[start : start + full], steps[:full], rtol=1e-6, atol=0.0)
             and not (within and fine[start] + horizon > fine[-1] * (1 + 1e-9))
         ]
         return np.array(like)
@@ -116,7 +148,8 @@ class SmileLibrary:
             # a level that moves by itself: early in a simulation it would only be met together with a shape, and vega
             # would be anybody's guess
             curves = curves + _LEVEL * rng.standard_normal((len(curves), 1))
-            return Group(law, curves, np.array([drawn[name] for name in self.features]))
+            known = model._known_log_curve(fine[first] + ahead)
+            return Group(law, known, curves, np.array([drawn[name] for name in self.features]))
 
         with single_threaded_blas():
             return fit(steps, group, shaped=self.model.curves_differ_in_shape, threads=usable_threads())

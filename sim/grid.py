@@ -44,7 +44,10 @@ def kept_times(n_steps: Any, maturity: Any, times: Any) -> np.ndarray:
         return np.linspace(0.0, positive("maturity", maturity), steps + 1)
     if n_steps is not None or maturity is not None:
         raise ValueError("times must not be given together with n_steps or maturity")
-    grid = np.array(times, dtype=np.float64)
+    try:
+        grid = np.array(times, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"times must be a sequence of numbers, got {times!r}") from None
     if grid.ndim != 1 or grid.size < 2:
         raise ValueError(f"times must be one-dimensional with at least two entries, got shape {grid.shape}")
     if not np.isfinite(grid).all():

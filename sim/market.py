@@ -106,8 +106,10 @@ class Market:
         dtype = spot.dtype
         strike = _by_path(xp, "strike", option.strike, paths.n_paths)
         is_call = _by_path(xp, "is_call", option.is_call, paths.n_paths)
-        if not bool((strike > 0).all()):
-            raise ValueError(f"strike must be positive, got {float(strike.min())!r}")
+        if not bool(((strike > 0) & xp.isfinite(strike)).all()):
+            raise ValueError(
+                f"strike must be positive and finite, got {float(strike.min())!r} to {float(strike.max())!r}"
+            )
         expiries = np.asarray(to_numpy(option.expiry_years), dtype=np.float64)
         if expiries.shape not in ((), (paths.n_paths,)):
             raise ValueError(f"expiry_years must be a number or have shape ({paths.n_paths},), got {expiries.shape}")

@@ -39,9 +39,12 @@ N_STATES = 4  # forward curves priced with each bank
 N_SAMPLES = 1024  # of the noise ahead in a bank, in antithetic pairs
 N_STRIKES = 8  # priced for each curve
 WIDER = 1.25  # standard deviation of the states that are learnt from, relative to those that paths visit
-MONEYNESS = 3.2  # |log(K / F)| / s up to here; beyond it volatility is held flat
+MONEYNESS = 3.2  # |log(K / F)| / s that smiles are fitted up to
 _DEGREES_X = (16, 12, 8, 5)  # in moneyness, for products of features of total degree 0, 1, 2, 3
 _MISFIT = 0.01  # of g, what the polynomial itself may miss: it keeps noiseless wings from ruling the fit
+_SMOOTH = (
+    1e-3  # ridge, growing with the degree in x, on what depends on the state: without it wings of rare states ripple
+)
 _SINGLE_BINS = 8  # steps of the forward curve taken one at a time; further ones are averaged in growing bins
 _SEED = 20160421  # smiles are a part of the model: the same for every user and run
 
@@ -58,7 +61,8 @@ class Group(NamedTuple):
     """Curves to learn from that share a law and a bank of noise."""
 
     law: Law
-    log_curves: np.ndarray  # (N_STATES, m): log xi_j
+    known: np.ndarray  # (m,): the part of log xi_j that no noise enters
+    random: np.ndarray  # (N_STATES, m): the rest of it
     parameters: np.ndarray  # (n_perturbed,) what differs between laws
 
 
@@ -67,7 +71,7 @@ class Bins:
     """Groups of consecutive steps to expiry, over which log xi is averaged; the first holds the current step alone."""
 
     starts: np.ndarray  # (b,)
-    stops: np.ndarray  # (b,)
+    steps: np.ndarray  # (m,) years
     lengths: np.ndarray  # (b,) years
     middles: np.ndarray  # (b,) years from now
 
@@ -79,12 +83,16 @@ class Bins:
             width = 1 if edges[-1] < _SINGLE_BINS else max(1, edges[-1] // 4)
             edges.append(min(edges[-1] + width, steps.size))
         times = np.append(0.0, np.cumsum(steps))[edges]
-        return cls(np.array(edges[:-1]), np.array(edges[1:]), np.diff(times), 0.5 * (times[1:] + times[:-1]))
+        return cls(np.array(edges[:-1]), steps, np.diff(times), 0.5 * (times[1:] + times[:-1]))
 
     def average(self, rows: np.ndarray) -> np.ndarray:
-        """Averages over each bin along the first axis, (b, ...)."""
-        sums = np.add.reduceat(rows, self.starts, axis=0)
-        return sums / (self.stops - self.starts).reshape(-1, *(1,) * (rows.ndim - 1))
+        """Averages in time over each bin along the first axis, (b, ...)."""
+        shape = (-1, *(1,) * (rows.ndim - 1))
+        return np.add.reduceat(rows * self.steps.reshape(shape), self.starts, axis=0) / self.lengths.reshape(shape)
+
+    def log_average(self, log_curve: np.ndarray) -> np.ndarray:
+        """Logarithms of the averages over each bin of what log_curve (m,) is the logarithm of, (b,)."""
+        return np.log(self.average(np.exp(log_curve)))
 
 
 def curve_features(xp: ModuleType, bins: Bins, log_curve: Array, shaped: bool) -> tuple[Array, Array]:
@@ -138,7 +146,9 @@ def fit(steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], 
 
     def of_group(number: int) -> Sums:
         group = groups(number, generator(_SEED, "curves", number))
-        s, features = curve_features(np, bins, bins.average(group.log_curves.T), shaped)
+        s, features = curve_features(
+            np, bins, bins.log_average(group.known)[:, None] + bins.average(group.random.T), shaped
+        )
         if group.parameters.size:
             features = np.concatenate([features, np.repeat(group.parameters[:, None], s.size, axis=1)])
         places = (np.arange(N_STRIKES) + generator(_SEED, "strikes", number).random((s.size, N_STRIKES))) / N_STRIKES
@@ -164,7 +174,7 @@ def _price(number: int, steps: np.ndarray, group: Group, s: np.ndarray, features
     """
     eta, rho, _ = group.law
     growth, shocks = _noise_ahead(number, steps, group.law)
-    curves = np.exp(group.log_curves)
+    curves = np.exp(group.known + group.random)
     weighted = (curves * steps).astype(np.float32)
     integral = weighted @ growth
     driver = np.sqrt(curves).astype(np.float32) @ shocks
@@ -278,6 +288,7 @@ def _regress(sums: Sums) -> Smile:
     x_basis = np.stack(polynomials(np, x / MONEYNESS, _DEGREES_X[0]))
     design = (x_basis[rows_x] * state_basis[rows_state]).T
     log_strike, sign = x * s, np.where(x > 0, 1.0, -1.0)
+    penalty = 1e-8 + _SMOOTH * (rows_x / 8.0) ** 4 * (products.sum(axis=1)[rows_state] > 0)
     ratio = np.ones_like(target)
     for _ in range(6):
         total = s * ratio
@@ -288,7 +299,7 @@ def _regress(sums: Sums) -> Smile:
         weight = 1.0 / np.hypot(errors / slope, _MISFIT)
         weighted = design * weight[:, None]
         normal = weighted.T @ weighted
-        normal[np.diag_indices_from(normal)] += 1e-8 * np.trace(normal) / len(normal)
+        normal[np.diag_indices_from(normal)] += penalty * np.trace(normal) / len(normal)
         solution = np.linalg.solve(normal, weighted.T @ (wanted * weight))
         ratio = np.maximum(design @ solution, 0.05)
     coefficients = np.zeros_like(blank.coefficients)

@@ -86,6 +86,10 @@ class Model(ABC):
     drift: float | None = None
 
     def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):  # integers and NumPy's numbers become floats: see `Block`
+            value = getattr(self, item.name)
+            if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+                object.__setattr__(self, item.name, float(value))
         positive("spot", self.spot)
         finite("rate", self.rate)
         finite("dividend", self.dividend)

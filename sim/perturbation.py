@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -71,16 +71,19 @@ def distributions(model: Model, perturb: Mapping[str, Any] | None) -> dict[str, 
 
     Raises ValueError for a name that the model does not let vary by path, and for bounds its own rules refuse.
     """
-    if not perturb:
+    if perturb is None:
         return {}
+    if not isinstance(perturb, Mapping):
+        raise ValueError(f"perturb must map names of parameters to distributions, got {perturb!r}")
     result: dict[str, Distribution] = {}
     for name, given in perturb.items():
         if name not in model.perturbable:
             raise ValueError(f"perturb must name one of {', '.join(model.perturbable)}, got {name!r}")
         if hasattr(given, "draw"):
             distribution: Distribution = given
-        elif not isinstance(given, str) and np.shape(given) == (2,):
-            distribution = Uniform(float(given[0]), float(given[1]))
+        elif isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) and len(given) == 2:
+            low, high = (finite(f"perturb[{name!r}]", bound) for bound in given)
+            distribution = Uniform(low, high)
         else:
             raise ValueError(f"perturb[{name!r}] must be a distribution or a pair (low, high), got {given!r}")
         result[name] = distribution

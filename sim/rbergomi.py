@@ -229,6 +229,9 @@ class RoughBergomi(Model):
     def _marker(self, paths: Paths) -> Marker:
         return ForwardVarianceMarker(paths, ("hurst", "eta", "rho"))
 
+    def _known_log_curve(self, times: np.ndarray) -> np.ndarray:
+        return np.log(self.initial_curve(times))
+
     def _law_and_curves(
         self, fine: np.ndarray, first: int, ahead: np.ndarray, rng: np.random.Generator
     ) -> tuple[Law, np.ndarray]:
@@ -236,10 +239,11 @@ class RoughBergomi(Model):
         driver = WIDER * rng.standard_normal((first, N_STATES)) * np.sqrt(steps)[:, None]
         loading = kernel_average(self.hurst, ahead, fine[:first], fine[1 : first + 1])
         known = loading**2 @ steps
-        curves = np.log(self.initial_curve(ahead))[:, None] + self.eta * (loading @ driver)
+        curves = self.eta * (loading @ driver)
         curves -= 0.5 * self.eta**2 * known[:, None]
         # what averaging the kernel over past cells loses is drawn with the own cell's residual
         lost = ahead ** (2 * self.hurst) - (ahead - ahead[0]) ** (2 * self.hurst) - known
+        lost = np.maximum(lost, 0.0)  # rounding, as H nears 1/2
         curves[0] += self.eta * WIDER * lost[0] ** 0.5 * rng.standard_normal(N_STATES) - 0.5 * self.eta**2 * lost[0]
         return Law(self.eta, self.rho, functools.partial(_weights_ahead, self.hurst, lost[1:])), curves.T
 
@@ -251,7 +255,7 @@ class RoughBergomi(Model):
         curve = xp.empty((bins.starts.size, driver.shape[1]), dtype=driver.dtype)
         xp.log(paths.variance[step][part], out=curve[0])
         eta = paths.parameters["eta"][part] if "eta" in paths.parameters else self.eta
-        known = bins.average(np.log(self.initial_curve(ahead)))[1:, None]
+        known = bins.log_average(self._known_log_curve(ahead))[1:, None]
         if "forward_variance" in paths.parameters:
             level = paths.parameters["forward_variance"][part]
             curve[1:] = xp.log(level) - float(np.log(self.initial_curve(np.array([0.0]))[0]))

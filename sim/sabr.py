@@ -57,6 +57,9 @@ class SABR(Model):
     def _marker(self, paths: Paths) -> Marker:
         return ForwardVarianceMarker(paths, ("volvol", "rho"))
 
+    def _known_log_curve(self, times: np.ndarray) -> np.ndarray:
+        return np.zeros(times.size)  # all of it moves with alpha
+
     def _law_and_curves(
         self, fine: np.ndarray, first: int, ahead: np.ndarray, rng: np.random.Generator
     ) -> tuple[Law, np.ndarray]:

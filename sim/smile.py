@@ -13,6 +13,10 @@ from numpy.polynomial import chebyshev
 
 from hedgerl.sim.backend import Array
 
+_WING = 0.25  # share of the half range that gives the slope beyond its end
+_STEEPEST = 0.5  # slope of g that a wing may have at most
+_REACH = 7.0  # x beyond the edge up to which a wing goes on
+
 
 class Ratio(NamedTuple):
     """g and its derivatives, each (n,): see `Smile`."""
@@ -29,7 +33,8 @@ class Smile:
 
     for one time to expiry tau of one model, where s^2 is the expected variance up to expiry, F the forward price, and f
     describes the state of the variance, log s first. g is a sum of products of Chebyshev polynomials, smooth and close
-    to 1, so a few terms price any strike on any path. Outside the fitted range x and f are held at its edge.
+    to 1, so a few terms price any strike on any path. Beyond the fitted range of x, g goes on in a straight line whose
+    slope is that over the last quarter of the range on that side; f is held at the edge of its range.
     """
 
     moneyness: float  # fitted for |x| up to here
@@ -39,14 +44,23 @@ class Smile:
     coefficients: np.ndarray  # (degree in x + 1, p)
 
     @cached_property
+    def _wings(self) -> np.ndarray:
+        """Coefficients of the slope of g beyond the left and the right edge of x, (2, p)."""
+        degree = self.coefficients.shape[0] - 1
+        inner, outer = (chebyshev.chebvander(np.array([-edge, edge]), degree) for edge in (1.0 - _WING, 1.0))
+        run = np.array([[-_WING], [_WING]]) * self.moneyness
+        return (outer - inner) / run @ self.coefficients
+
+    @cached_property
     def _stacked(self) -> np.ndarray:
-        """Coefficients of g, dg/dx and d^2 g / dx^2 in one matrix, (3 (degree + 1), p), so that one product serves."""
+        """Coefficients of g, dg/dx and d^2 g / dx^2, and of the wings' slopes, (3 (degree + 1) + 2, p): one product
+        serves them all."""
         size = self.coefficients.shape[0]
         parts = [self.coefficients]
         for _ in range(2):
             derived = chebyshev.chebder(parts[-1], axis=0) / self.moneyness if size > 1 else 0 * parts[-1]
             parts.append(np.concatenate([derived, np.zeros((size - len(derived), derived.shape[1]))]))
-        return np.concatenate(parts)
+        return np.concatenate([*parts, self._wings])
 
     def basis(self, xp: ModuleType, features: Array) -> tuple[Array, Array]:
         """The basis functions and their derivatives by the first feature, each (p, n), from features (d, n)."""
@@ -77,7 +91,7 @@ class Smile:
         """g and its derivatives at moneyness x (n,) and features (d, n)."""
         values, derivatives = self.basis(xp, features)
         clipped = xp.clip(x, -self.moneyness, self.moneyness)
-        inside = (clipped == x).astype(x.dtype)
+        inside = clipped == x
         by_x = polynomials(xp, clipped / self.moneyness, self.coefficients.shape[0] - 1)
         sums = xp.asarray(self._stacked, dtype=x.dtype) @ values
         slope = xp.asarray(self.coefficients, dtype=x.dtype) @ derivatives
@@ -91,8 +105,12 @@ class Smile:
                 total[part] += term
             slope[degree] *= by_x[degree]
             by_log_deviation += slope[degree]
-        value = xp.maximum(total[0], 0.02)  # a polynomial may undershoot where no price depends on it
-        return Ratio(value, total[1] * inside, total[2] * inside, by_log_deviation)
+        # beyond the edges: slopes away from the centre, as a smile has them, and not for ever
+        out = xp.clip(x - clipped, -_REACH, _REACH)
+        wing = xp.where(x < 0, xp.clip(sums[3 * size], -_STEEPEST, 0.0), xp.clip(sums[3 * size + 1], 0.0, _STEEPEST))
+        value = xp.maximum(total[0] + wing * out, 0.02)  # a polynomial may undershoot where no price depends on it
+        by_moneyness = xp.where(inside, total[1], wing * (xp.abs(x - clipped) < _REACH))
+        return Ratio(value, by_moneyness, total[2] * inside, by_log_deviation)
 
 
 def blend(first: Smile, second: Smile, share: float) -> Smile:

@@ -45,7 +45,8 @@ def hybrid_weights(hurst: float, times: np.ndarray) -> HybridWeights:
     steps = np.diff(times)
     average = kernel_average(hurst, times[1:], times[:-1], times[1:])
     variance = times[1:] ** (2 * hurst)
-    return HybridWeights(average, np.sqrt(variance - average**2 @ steps), variance)
+    residual = np.maximum(variance - average**2 @ steps, 0.0)  # rounding, as H nears 1/2
+    return HybridWeights(average, np.sqrt(residual), variance)
 
 
 def lower_triangular_product(weights: Array, noise: Array, out: Array, rows: int = 64) -> None:
