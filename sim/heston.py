@@ -222,12 +222,12 @@ class _Coefficients:
     exponent: Any  # A = K2 + K4 / 2
 
 
-_TABLE = (97, 49)  # nodes in transformed moneyness and in log volatility
-_MONEYNESS = 12.0  # tables reach to |log(K / F)| of so many expected standard deviations
+_TABLE = (257, 97)  # nodes in transformed moneyness and in log volatility
+_MONEYNESS = 100.0  # tables reach to |log(K / F)| of so many expected standard deviations
 _TAIL = 1e-9  # probability of a variance beyond the table, at the model's widest
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)
 def _table(model: Heston, left: float) -> Bicubic:
     """(Heston call - Black-Scholes call at the expected volatility) / (F s) by arcsinh(x) and log volatility.
 
@@ -239,7 +239,7 @@ def _table(model: Heston, left: float) -> Bicubic:
     def correction(transformed: np.ndarray, log_volatility: np.ndarray) -> np.ndarray:
         volatility = np.exp(log_volatility)
         variance = np.maximum(model.theta + (volatility**2 - model.theta) / keep, 0.0)
-        log_strike = np.sinh(transformed) * volatility * left**0.5
+        log_strike = np.clip(np.sinh(transformed) * volatility * left**0.5, -20.0, 20.0)  # both prices are 0 there
         strike, is_call = np.exp(log_strike), log_strike > 0  # by parity the difference is the same for a put
         own = {"kappa": model.kappa, "theta": model.theta, "sigma": model.sigma, "rho": model.rho}
         exact = heston(1.0, strike, left, variance + 0.0 * strike, is_call=is_call, **own).price

@@ -22,7 +22,8 @@ class SABR(Model):
     """dS = (drift - dividend) S dt + alpha S dB,    d alpha = volvol alpha dW,    dB dW = rho dt,    v = alpha^2.
 
     The volatility is simulated exactly, the spot by log-Euler with the volatility at the start of the step, so that
-    the discounted spot is a martingale on any grid.
+    the discounted spot is a martingale on any grid. With rho > 0 the model in continuous time is not one: much of the
+    mean then lies in paths too rare to be sampled once volvol^2 t nears 1.
 
     Parameters
     ----------
