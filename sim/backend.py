@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -42,7 +43,7 @@ def _cupy() -> tuple[ModuleType | None, str]:
 
 @functools.cache
 def _warn_no_gpu(reason: str) -> None:
-    warnings.warn(f"{reason}: simulating on the CPU with NumPy", RuntimeWarning, stacklevel=3)
+    warnings.warn(f"{reason}: simulating on the CPU with NumPy", RuntimeWarning, stacklevel=4)
 
 
 def resolve(backend: str) -> ModuleType:
@@ -106,11 +107,31 @@ def usable_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """BLAS on one thread: blocks of paths are what runs in parallel, and results must not depend on the threads."""
-    with _blas_controller().limit(limits=1, user_api="blas"):
-        yield
+class _SingleThreadedBlas:
+    """BLAS on one thread while anyone is inside: the limit is the whole process's, so the last one out lifts it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._limit: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._limit = _blas_controller().limit(limits=1, user_api="blas")
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._limit.restore_original_limits()
+
+
+# blocks of paths are what runs in parallel, and results must not depend on the number of threads
+single_threaded_blas = _SingleThreadedBlas()
 
 
 @functools.cache

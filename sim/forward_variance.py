@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -23,6 +23,10 @@ class ForwardVarianceModel(Protocol):
     """What a model must tell for its marks."""
 
     curves_differ_in_shape: ClassVar[bool]  # or in level alone
+
+    def with_parameter(self, name: str, value: float) -> Self:
+        """See `Model.with_parameter`."""
+        ...
 
     def _known_log_curve(self, times: np.ndarray) -> np.ndarray:
         """The part of log xi at the given times that no noise enters and no feature need learn, (m,)."""
@@ -41,18 +45,18 @@ class ForwardVarianceModel(Protocol):
 
 
 _SAME_SHAPE = 0.2  # of log xi_0 over its mean: curves that differ by more have smiles of their own
-_EVERY = 10
-_RATIO = 1.15
+_EVERY = 10  # steps up to which every number of them has a smile of its own
+_RATIO = 1.15  # of neighbouring numbers of steps beyond
 _LEVEL = 0.2  # standard deviation of the level added to log xi of the curves that are learnt from
 _STARTS = 4  # times to learn from that a smile needs to be interpolated: with fewer its state hardly varies
 Ranges = tuple[tuple[str, float, float], ...]  # of the perturbed parameters, by name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SmileLibrary:
     """The smiles of one model on one grid, each fitted when it is first asked for."""
 
-    model: Any
+    model: ForwardVarianceModel
     fine: tuple[float, ...]
     ranges: Ranges  # of all perturbed parameters
     features: tuple[str, ...]  # those among them that the curve does not show
@@ -77,7 +81,7 @@ class SmileLibrary:
         key = (within, int(alike[0]), np.round(steps, 12).tobytes())
         if key not in self.shared:
             whole = alike.size == starts.size
-            self.shared[key] = self._made(steps, starts, within) if whole else self._fit(steps, alike)
+            self.shared[key] = self._interpolated(steps, starts, within) if whole else self._fit(steps, alike)
         return self.shared[key]
 
     def _alike(self, now: int, starts: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -103,21 +107,17 @@ class SmileLibrary:
         """
         fine, horizon = np.array(self.fine), float(steps.sum())
         lengths = np.diff(extended(fine, fine[-1] + horizon * (1 + 1e-9)))
-        full = steps.size - 1
-        like = [
-            start
-            for start in range(fine.size)
-            if lengths[start:].size >= steps.size
-            and np.allclose(lengths[start : start + full], steps[:full], rtol=1e-6, atol=0.0)
-            and not (within and fine[start] + horizon > fine[-1] * (1 + 1e-9))
-        ]
-        return np.array(like)
+        windows = np.lib.stride_tricks.sliding_window_view(lengths, steps.size)[: fine.size, :-1]
+        like = (np.abs(windows - steps[:-1]) <= 1e-6 * steps[:-1]).all(axis=1)
+        if within:
+            like &= fine[: like.size] + horizon <= fine[-1] * (1 + 1e-9)
+        return np.flatnonzero(like)
 
-    def _made(self, steps: np.ndarray, starts: np.ndarray, within: bool) -> Smile:
+    def _interpolated(self, steps: np.ndarray, starts: np.ndarray, within: bool) -> Smile:
         """From _EVERY equal steps on only some numbers of steps are fitted, and g is interpolated between them in the
         logarithm of the number, which may then be broken."""
         number = float(steps.sum() / steps[0])
-        above = _EVERY
+        below = above = _EVERY
         while above < number - 1e-6:
             below, above = above, int(np.ceil(above * _RATIO))
         room = self._starts(np.full(above, steps[0]), within)
@@ -138,9 +138,10 @@ class SmileLibrary:
         ahead = np.append(0.0, np.cumsum(steps[:-1]))
 
         def group(number: int, rng: np.random.Generator) -> Group:
-            # the start of the simulation is one state among many, yet the one that every user prices
+            # the first start, mostly that of the simulation, is one state among many, yet the one every user prices
             first = starts[0] if number % 8 == 0 else starts[int(rng.integers(len(starts)))]
-            model, drawn = self.model, {}
+            model: ForwardVarianceModel = self.model
+            drawn = {}
             for name, low, high in self.ranges:
                 drawn[name] = low + (high - low) * rng.random()
                 model = model.with_parameter(name, drawn[name])
@@ -156,7 +157,9 @@ class SmileLibrary:
 
 
 @lru_cache(maxsize=32)
-def library(model: Any, fine: tuple[float, ...], ranges: Ranges, features: tuple[str, ...]) -> SmileLibrary:
+def library(
+    model: ForwardVarianceModel, fine: tuple[float, ...], ranges: Ranges, features: tuple[str, ...]
+) -> SmileLibrary:
     """The library of smiles, shared by all paths of the same model, grid and ranges of perturbed parameters."""
     return SmileLibrary(model, fine, ranges, features)
 
@@ -164,14 +167,15 @@ def library(model: Any, fine: tuple[float, ...], ranges: Ranges, features: tuple
 class ForwardVarianceMarker(SmileMarker):
     """A marker for models whose variance ahead is lognormal (see `hedgerl.sim.mixing`)."""
 
-    def __init__(self, paths: Paths, hidden: tuple[str, ...]) -> None:
-        """hidden: the model's parameters that a forward curve does not show."""
+    def __init__(self, paths: Paths, model: ForwardVarianceModel, hidden: tuple[str, ...]) -> None:
+        """hidden: the parameters of `model`, which made the paths, that a forward curve does not show."""
         self.paths = paths
+        self.model = model
         self.features = tuple(name for name in hidden if name in paths.parameters)
         ranges = tuple((name, *bounds) for name, bounds in paths.ranges.items() if name != "drift")
         # what moves paths but no smile must not make them be fitted again
         still: dict[str, Any] = {"spot": 1.0, "rate": 0.0, "dividend": 0.0, "drift": None, "variance_risk_premium": 0.0}
-        bare = dataclasses.replace(paths.model, **still)
+        bare: Any = dataclasses.replace(paths.model, **still)
         self.library = library(bare, tuple(paths.grid.fine.tolist()), ranges, self.features)
 
     def implied(self, step: int, expiry_years: float, part: Array, log_moneyness: Array) -> Implied:
@@ -186,13 +190,12 @@ class ForwardVarianceMarker(SmileMarker):
         smile = self.library.smile(now, steps)
         bins = Bins.of(steps)
         ahead = paths.grid.fine[now] + np.append(0.0, np.cumsum(steps[:-1]))
-        curve = paths.model._log_forward_curve(paths, step, ahead, bins, part)  # type: ignore[attr-defined]
-        s, features = curve_features(xp, bins, curve, self.library.model.curves_differ_in_shape)
+        curve = self.model._log_forward_curve(paths, step, ahead, bins, part)
+        s, features = curve_features(xp, bins, curve, self.model.curves_differ_in_shape)
         if self.features:
             features = xp.concatenate([features, xp.stack([paths.parameters[name][part] for name in self.features])])
         left = float(steps.sum())
-        shaped = paths.model.curves_differ_in_shape  # type: ignore[attr-defined]
-        by_volatility = left**0.5 / s if shaped else paths.variance[step][part] ** -0.5
+        by_volatility = left**0.5 / s if self.model.curves_differ_in_shape else paths.variance[step][part] ** -0.5
         return from_smile(smile, log_moneyness, s, features, left, by_volatility)
 
 

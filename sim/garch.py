@@ -108,7 +108,7 @@ class GARCH(Model):
         return TimeGrid(times, np.arange(kept[-1] + 1) / self.steps_per_year, kept)
 
     def _marker(self, paths: Paths) -> Marker:
-        return InductionMarker(paths)
+        return InductionMarker(paths, self)
 
     def _simulate(self, block: Block, plan: Any) -> None:
         xp, grid, given = block.xp, block.grid, block.parameters

@@ -68,7 +68,7 @@ class BlackScholes(Model):
                 xp.multiply(shock, self.spot, out=block.spot[row])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _FlatMarker(SmileMarker):
     paths: Paths
 

@@ -11,7 +11,7 @@ import numpy as np
 from hedgerl.pricing._checks import positive, whole_number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TimeGrid:
     """Times in years from 0. `kept[i]` is the place of `times[i]` in `fine`, so `times = fine[kept]`."""
 

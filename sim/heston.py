@@ -34,6 +34,8 @@ class Heston(Model):
     weights gamma_1 = gamma_2 = 1/2 and the martingale correction of his proposition 7, so that the discounted spot is
     a martingale on any grid. Mean and variance of v are exact; the smile at daily steps is within about a basis point.
 
+    Rows of noise: variance, spot.
+
     Parameters
     ----------
     kappa : speed of mean reversion per year, above 0
@@ -270,7 +272,13 @@ class _TableMarker:
         self.paths = paths
         self.model: Heston = paths.model  # type: ignore[assignment]
         self.bare = dataclasses.replace(
-            self.model, spot=1.0, rate=0.0, dividend=0.0, drift=None, variance_risk_premium=0.0
+            self.model,
+            spot=1.0,
+            rate=0.0,
+            dividend=0.0,
+            drift=None,
+            variance_risk_premium=0.0,
+            v0=max(self.model.v0, *paths.ranges.get("v0", (0.0,))),  # the table reaches as far as the highest start
         )
 
     def marks(self, step: int, expiry_years: float, part: Array, contract: Contract) -> Marks:

@@ -27,6 +27,7 @@ from hedgerl.sim.market import Implied, SmileMarker, flat_smile, from_smile
 from hedgerl.sim.smile import Ratio, Smile, interpolate, polynomials
 
 if TYPE_CHECKING:
+    from hedgerl.sim.garch import GARCH
     from hedgerl.sim.paths import Paths
 
 _MONEYNESS = 5.0  # smiles reach to |log(K / F)| of so many expected standard deviations
@@ -65,9 +66,12 @@ class Recursion(NamedTuple):
         return self.mean_variance(floor * self.omega, n_steps), self.mean_variance(_TOP * self.long_run, n_steps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Induction:
-    """The smiles of one recursion by steps to expiry, in the place of log mean variance between its bounds, 0 to 1."""
+    """The smiles of one recursion by steps to expiry.
+
+    Their feature is where the log of the mean variance lies between its bounds, from 0 to 1.
+    """
 
     recursion: Recursion
     floor: float
@@ -128,13 +132,12 @@ class InductionMarker(SmileMarker):
     """GARCH marks; between two steps implied volatility is interpolated in time.
 
     Where parameters differ by path, g is interpolated between the smiles of the recursions at Chebyshev nodes of their
-    ranges: 5 in one parameter, 4 in each of two, 3 in each of more.
+    ranges: 5 in one parameter, 4 in each of two, 3 in each of more, so up to 81 smiles a mark.
     """
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, model: GARCH) -> None:
         self.paths = paths
-        model = paths.model
-        self.per_year: float = model.steps_per_year  # type: ignore[attr-defined]
+        self.per_year = model.steps_per_year
         given = {name: model.parameters[name] for name in Recursion._fields}
         self.ranges = {name: bounds for name, bounds in paths.ranges.items() if name in given}
         lowest = paths.ranges["v0"][0] if "v0" in paths.ranges else model.parameters["v0"]

@@ -86,6 +86,9 @@ class Market:
         self.paths = paths
         self._marker = marker
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self.paths.model).market, (self.paths.model, self.paths)  # smiles are fitted again where needed
+
     def mark(self, option: Option, step: int) -> Greeks:
         """Price, delta, gamma, vega and theta (n_paths,) of an option at `paths.times[step]`.
 
@@ -94,7 +97,8 @@ class Market:
         model's volatility: Black-Scholes and SABR theirs; Heston and GARCH sqrt(v), so that it is 2 sqrt(v) dV/dv;
         rough Bergomi the root of the mean forward variance up to expiry, the whole curve scaled. Theta is dV/dt per
         year: Black-Scholes' and Heston's at constant state, the others' at constant implied volatility. rho, vanna and
-        volga are None.
+        volga are None. Each distinct expiry is priced by itself, the first time with a table (Heston) or a fit (rough
+        Bergomi, SABR, a fraction of a second): draw random expiries from the grid.
 
         Raises ValueError for a step that is not on the grid, shapes other than () and (n_paths,), a strike that is not
         positive, and an option past its expiry.
@@ -106,11 +110,17 @@ class Market:
         dtype = spot.dtype
         strike = _by_path(xp, "strike", option.strike, paths.n_paths)
         is_call = _by_path(xp, "is_call", option.is_call, paths.n_paths)
-        if not bool(((strike > 0) & xp.isfinite(strike)).all()):
-            raise ValueError(
-                f"strike must be positive and finite, got {float(strike.min())!r} to {float(strike.max())!r}"
-            )
-        expiries = np.asarray(to_numpy(option.expiry_years), dtype=np.float64)
+        if is_call.dtype != bool:
+            raise ValueError(f"is_call must be a bool or an array of them, got values of type {is_call.dtype}")
+        if strike.dtype.kind not in "iuf":
+            raise ValueError(f"strike must be a number or an array of numbers, got values of type {strike.dtype}")
+        good = xp.isfinite(strike) & (strike > 0)
+        if not bool(good.all()):
+            raise ValueError(f"strike must be positive and finite, got {float(strike[~good].reshape(-1)[0])!r}")
+        expiries = to_numpy(option.expiry_years)
+        if expiries.dtype.kind not in "iuf" or not np.isfinite(expiries).all():
+            raise ValueError(f"expiry_years must be finite numbers, got {option.expiry_years!r}")
+        expiries = expiries.astype(np.float64)
         if expiries.shape not in ((), (paths.n_paths,)):
             raise ValueError(f"expiry_years must be a number or have shape ({paths.n_paths},), got {expiries.shape}")
         now = float(paths.times[step])
@@ -119,10 +129,11 @@ class Market:
             raise ValueError(f"expiry_years must not lie before the step's time {now:g}, got {float(expiries.min())!r}")
 
         result = [xp.empty(paths.n_paths, dtype=dtype) for _ in range(5)]
-        distinct = np.unique(expiries)
+        distinct, which = np.unique(expiries.reshape(-1), return_inverse=True)
+        by_expiry = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
         width = _BLOCK if is_numpy(xp) else paths.n_paths
-        for expiry in distinct.tolist():
-            members = None if distinct.size == 1 else np.flatnonzero(expiries == expiry)
+        for expiry, equal in zip(distinct.tolist(), by_expiry, strict=True):
+            members = None if distinct.size == 1 else equal
             count = paths.n_paths if members is None else members.size
             for first in range(0, count, width):
                 stop = min(first + width, count)

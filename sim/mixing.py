@@ -66,9 +66,12 @@ class Group(NamedTuple):
     parameters: np.ndarray  # (n_perturbed,) what differs between laws
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bins:
-    """Groups of consecutive steps to expiry, over which log xi is averaged; the first holds the current step alone."""
+    """Groups of consecutive steps to expiry; the first holds the current step alone.
+
+    Over each, the known part of xi is averaged, and the logarithm of the random part.
+    """
 
     starts: np.ndarray  # (b,)
     steps: np.ndarray  # (m,) years
@@ -96,7 +99,7 @@ class Bins:
 
 
 def curve_features(xp: ModuleType, bins: Bins, log_curve: Array, shaped: bool) -> tuple[Array, Array]:
-    """s (n,) and features (d, n) of forward curves given as averages of log xi over the bins, (b, n).
+    """s (n,) and features (d, n) of forward curves given as log xi by bins, (b, n).
 
     s^2 is the expected variance to expiry. Features: log of the expected volatility; the current volatility over it;
     the centre of mass of the expected variance in time; the share that comes in the first quarter. With up to three

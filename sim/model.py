@@ -20,6 +20,7 @@ from hedgerl.sim.backend import (
     resolve,
     run_blocks,
     single_threaded_blas,
+    to_numpy,
     usable_threads,
 )
 from hedgerl.sim.grid import TimeGrid, kept_times, refine
@@ -28,10 +29,11 @@ from hedgerl.sim.noise import STREAM_PATHS, entropy, normals
 from hedgerl.sim.paths import Paths
 from hedgerl.sim.perturbation import Distribution, distributions, draw
 
+_DEVICE_PATHS = 64 * STREAM_PATHS  # simulated at a time on a device: enough to fill it, and always drawn whole
 _SCRATCH_BYTES = 64 << 20  # of noise a thread: wide blocks amortise call overhead, yet must stay near the caches
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """A block of paths being simulated: noise and parameters in, views of the result out.
 
@@ -73,8 +75,8 @@ class Block:
 class Model(ABC):
     """A market model. Its own parameters are risk-neutral: they price the options.
 
-    `drift` (the real-world growth rate of the underlying without dividends, per year; None means rate - dividend) and,
-    where a model has one, `variance_risk_premium` move the simulated paths only.
+    `drift` (the real-world growth of the underlying per year with its dividends; None means the rate) and, where a
+    model has one, `variance_risk_premium` move the simulated paths only.
     """
 
     n_noise: ClassVar[int]  # independent normals a step
@@ -127,13 +129,14 @@ class Model(ABC):
         Parameters
         ----------
         seed : None draws fresh entropy, which `Paths.seed` keeps. Path i depends on the seed and i alone: not on
-            n_paths, threads or dtype (up to rounding). CuPy draws other numbers than NumPy.
+            n_paths, threads or dtype (up to rounding). CuPy draws other numbers than NumPy, from 32 bits of the seed.
         times : increasing years from 0, instead of n_steps and maturity.
         substeps : steps simulated for each one kept.
         antithetic : paths 2i and 2i + 1 carry opposite noise; n_paths must be even.
         perturb : parameter name -> distribution (`Uniform`, `LogUniform`) or pair (low, high); a draw for each path,
             kept in `Paths.parameters`.
-        noise : standard normals (n_noise, n_steps * substeps, n_paths) to be used instead of a stream.
+        noise : standard normals (n_noise, steps simulated, n_paths) to be used instead of a stream; the model says what
+            each row drives.
         backend : "numpy", "cupy", or "auto": CuPy where a GPU works.
         dtype : "float32" or "float64".
         threads : None uses all cores that the process may run on. The result is the same for any number.
@@ -168,17 +171,22 @@ class Model(ABC):
         plan = self._plan(xp, grid, kind, spread)
         parameters = {name: xp.asarray(values, dtype=kind) for name, values in draws.items()}
 
-        width = _block_width(self.n_noise * n_fine * kind.itemsize) if is_numpy(xp) else n_paths
+        on_host = is_numpy(xp)
+        width = _block_width(self.n_noise * n_fine * kind.itemsize) if on_host else _DEVICE_PATHS
+        drawn_together = STREAM_PATHS if on_host else _DEVICE_PATHS
         spare: list[Workspace] = []
 
         def simulate_block(first: int) -> None:
-            work = spare.pop() if spare else Workspace(xp, dtype)
+            try:
+                work = spare.pop()
+            except IndexError:
+                work = Workspace(xp, dtype)
             part = slice(first, min(first + width, n_paths))
             if noise is None:
                 assert seed is not None
                 shape = (self.n_noise, n_fine)
                 # whole streams: BLAS adds up the columns of an uneven width in another order
-                drawn_paths = -(-(part.stop - first) // STREAM_PATHS) * STREAM_PATHS
+                drawn_paths = -(-(part.stop - first) // drawn_together) * drawn_together
                 drawn = normals(xp, work, seed, "paths", shape, first, drawn_paths, antithetic)
             else:
                 drawn = xp.ascontiguousarray(noise[:, :, part], dtype=kind)
@@ -199,7 +207,7 @@ class Model(ABC):
             spare.append(work)
 
         with single_threaded_blas():
-            for first in run_blocks(simulate_block, range(0, n_paths, width), n_threads):
+            for first in run_blocks(simulate_block, range(0, n_paths, width), n_threads if on_host else 1):
                 if progress is not None:
                     progress(min(first + width, n_paths), n_paths)
         ranges = {name: (item.low, item.high) for name, item in spread.items()}
@@ -248,9 +256,9 @@ def _block_width(bytes_per_path: int) -> int:
 
 
 def _checked_noise(xp: ModuleType, noise: Any, shape: tuple[int, int, int]) -> Array:
-    array = xp.asarray(noise)
+    array = xp.asarray(to_numpy(noise) if is_numpy(xp) else noise)
     if array.shape != shape:
-        raise ValueError(f"noise must have shape (n_noise, n_steps * substeps, n_paths) = {shape}, got {array.shape}")
+        raise ValueError(f"noise must have shape (n_noise, steps simulated, n_paths) = {shape}, got {array.shape}")
     if not bool(xp.isfinite(array).all()):
         raise ValueError("noise must be finite, got NaN or infinity")
     return array

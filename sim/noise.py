@@ -107,8 +107,11 @@ def normals(
 
 
 def _fill_on_device(xp: ModuleType, out: Array, sequence: np.random.SeedSequence, antithetic: bool) -> None:
-    """Normals drawn by cuRAND on the device: other numbers than NumPy's from the same seed, the same law."""
-    rng = xp.random.Generator(xp.random.Philox4x3210(int(sequence.generate_state(1, np.uint64)[0])))
+    """Normals drawn by cuRAND on the device: other numbers than NumPy's from the same seed, the same law.
+
+    CuPy keeps 32 bits of the seed: of 65,000 seeds two are likely to share a stream.
+    """
+    rng = xp.random.Generator(xp.random.Philox4x3210(sequence))
     if not antithetic:
         rng.standard_normal(dtype=out.dtype, out=out)
         return

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from hedgerl.sim.model import Model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Paths:
     """A simulated market: spot and variance of every path at every kept time.
 
     Time comes first: row i of `spot` and `variance` holds all paths at `times[i]`. `variance` is the instantaneous
-    variance per year that drives the step to the next time. `parameters` holds what was drawn per path, by name;
+    variance per year at that time. `parameters` holds what was drawn per path, by name;
     `state` what else the model needs for its marks (rough Bergomi: the increments of the Brownian motion behind the
     variance, on the fine grid).
     """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from hedgerl.pricing._checks import finite, in_interval, non_negative, positive
-from hedgerl.sim.backend import Array, namespace
+from hedgerl.sim.backend import Array, is_numpy, namespace
 from hedgerl.sim.forward_variance import ForwardVarianceMarker
 from hedgerl.sim.grid import TimeGrid
 from hedgerl.sim.market import Marker
@@ -38,8 +38,8 @@ class ForwardVarianceCurve:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "times", tuple(finite("times", float(t)) for t in self.times))
-        object.__setattr__(self, "values", tuple(positive("forward_variance", float(v)) for v in self.values))
+        object.__setattr__(self, "times", tuple(finite("times", t) for t in self.times))
+        object.__setattr__(self, "values", tuple(positive("forward_variance", v) for v in self.values))
         if len(self.times) != len(self.values) or not self.times:
             raise ValueError(
                 "times and values must have the same length of at least 1, "
@@ -75,7 +75,8 @@ class RoughBergomi(Model):
     variance_risk_premium : real-world drift of W under the pricing measure's eyes, per year: simulated dW = dW^P +
         variance_risk_premium dt. Below 0, realised variance falls short of what the options imply.
 
-    Perturbing `forward_variance` scales the whole curve; the draw is its value at time 0.
+    Rows of noise: W, the residual of Y, W'. Perturbing `forward_variance` scales the whole curve; the draw is its value
+    at time 0.
 
     Examples
     --------
@@ -106,8 +107,8 @@ class RoughBergomi(Model):
             return
         if callable(curve):
             self.initial_curve(np.array([0.0]))
-        elif isinstance(curve, Sequence | np.ndarray) and not isinstance(curve, str):
-            if len(curve) != 2:
+        elif isinstance(curve, tuple | list | np.ndarray):
+            if len(curve) != 2 or any(isinstance(side, str) or not hasattr(side, "__len__") for side in curve):
                 raise ValueError(
                     f"forward_variance must be a number, a function or a pair (times, values), got {curve!r}"
                 )
@@ -220,14 +221,14 @@ class RoughBergomi(Model):
     @staticmethod
     def _product(weights: Array, noise: Array, out: Array) -> Array:
         # one stream at a time: BLAS adds up in an order that depends on the width
-        width = STREAM_PATHS if isinstance(noise, np.ndarray) else noise.shape[1]
+        width = STREAM_PATHS if is_numpy(namespace(noise)) else noise.shape[1]
         for first in range(0, noise.shape[1], width):
             columns = slice(first, first + width)
             lower_triangular_product(weights, noise[:, columns], out[:, columns])
         return out
 
     def _marker(self, paths: Paths) -> Marker:
-        return ForwardVarianceMarker(paths, ("hurst", "eta", "rho"))
+        return ForwardVarianceMarker(paths, self, ("hurst", "eta", "rho"))
 
     def _known_log_curve(self, times: np.ndarray) -> np.ndarray:
         return np.log(self.initial_curve(times))
@@ -248,7 +249,7 @@ class RoughBergomi(Model):
         return Law(self.eta, self.rho, functools.partial(_weights_ahead, self.hurst, lost[1:])), curves.T
 
     def _log_forward_curve(self, paths: Paths, step: int, ahead: np.ndarray, bins: Bins, part: Array) -> Array:
-        """log xi at times[step] averaged over the bins of the steps that start at the times `ahead`, (b, n)."""
+        """log xi at times[step] by bins (see `Bins`) of the steps that start at the times `ahead`, (b, n)."""
         xp, grid = namespace(paths.spot), paths.grid
         now = int(grid.kept[step])
         driver = paths.state["driver"][:now][:, part]

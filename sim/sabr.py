@@ -23,7 +23,7 @@ class SABR(Model):
 
     The volatility is simulated exactly, the spot by log-Euler with the volatility at the start of the step, so that
     the discounted spot is a martingale on any grid. With rho > 0 the model in continuous time is not one: much of the
-    mean then lies in paths too rare to be sampled once volvol^2 t nears 1.
+    mean then lies in paths too rare to be sampled once volvol^2 t nears 1. Rows of noise: volatility, spot.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class SABR(Model):
         finite("variance_risk_premium", self.variance_risk_premium)
 
     def _marker(self, paths: Paths) -> Marker:
-        return ForwardVarianceMarker(paths, ("volvol", "rho"))
+        return ForwardVarianceMarker(paths, self, ("volvol", "rho"))
 
     def _known_log_curve(self, times: np.ndarray) -> np.ndarray:
         return np.zeros(times.size)  # all of it moves with alpha
@@ -71,7 +71,7 @@ class SABR(Model):
         return Law(2.0 * self.volvol, self.rho, _brownian_weights), curves
 
     def _log_forward_curve(self, paths: Paths, step: int, ahead: np.ndarray, bins: Bins, part: Array) -> Array:
-        """log xi at times[step] averaged over the bins of the steps that start at the times `ahead`, (b, n)."""
+        """log xi at times[step] by bins (see `Bins`) of the steps that start at the times `ahead`, (b, n)."""
         xp = namespace(paths.spot)
         volvol = paths.parameters["volvol"][part] if "volvol" in paths.parameters else self.volvol
         level = xp.log(paths.variance[step][part])

@@ -27,7 +27,7 @@ class Ratio(NamedTuple):
     by_log_deviation: Array  # dg / d log s
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Smile:
     """implied volatility * sqrt(tau) = s g(x, f),    x = log(K / F) / s,
 
@@ -72,7 +72,7 @@ class Smile:
             clipped = xp.clip(unit, -1.0, 1.0)
             powers.append(polynomials(xp, clipped, int(top[place])))
             if place == 0:
-                inside = (unit == clipped) / half
+                inside = (unit == clipped).astype(unit.dtype) / half
                 slopes = [slope * inside for slope in _derivatives(xp, clipped, powers[0])]
         values = xp.empty((len(self.degrees), features.shape[1]), dtype=features.dtype)
         derivatives = xp.zeros_like(values)

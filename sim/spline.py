@@ -23,7 +23,7 @@ class Surface(NamedTuple):
     yy: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bicubic:
     """The spline through values on a uniform grid; points outside are taken at its edge."""
 
