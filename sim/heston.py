@@ -187,13 +187,13 @@ class Heston(Model):
         theta = theta * kappa  # kappa theta, which the risk premium leaves as it is
         kappa = kappa - sigma * self.variance_risk_premium
         theta = theta / kappa
-        decay = xp.exp(-kappa * dt)
-        decay = decay if hasattr(kappa, "shape") else float(decay)
+        gone = -xp.expm1(-kappa * dt)  # not 1 - exp: small, and all that moves the variance
+        gone = gone if hasattr(kappa, "shape") else float(gone)
         return _Coefficients(
-            decay=decay,
-            mean_floor=theta * (1 - decay),
-            slope=sigma**2 * decay * (1 - decay) / kappa,
-            variance_floor=theta * sigma**2 * (1 - decay) ** 2 / (2 * kappa),
+            decay=1 - gone,
+            mean_floor=theta * gone,
+            slope=sigma**2 * (1 - gone) * gone / kappa,
+            variance_floor=theta * sigma**2 * gone**2 / (2 * kappa),
             k2=0.5 * dt * (kappa * rho / sigma - 0.5) + rho / sigma,
             k3=0.5 * dt * (1 - rho**2),
             exponent=0.5 * dt * (kappa * rho / sigma - 0.5) + rho / sigma + 0.25 * dt * (1 - rho**2),

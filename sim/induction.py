@@ -21,10 +21,9 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from hedgerl.pricing import implied_volatility
-from hedgerl.pricing.normal import cdf
 from hedgerl.sim.backend import Array, namespace
 from hedgerl.sim.market import Implied, SmileMarker, flat_smile, from_smile
-from hedgerl.sim.smile import Ratio, Smile, interpolate, polynomials
+from hedgerl.sim.smile import Ratio, Smile, interpolate, otm_price, polynomials
 
 if TYPE_CHECKING:
     from hedgerl.sim.garch import GARCH
@@ -103,9 +102,7 @@ class Induction:
             moved = log_strike[..., None] - log_return
             sign = np.where(x > 0, 1.0, -1.0)[..., None]
             later = self._deviation(moved, following, n_steps - 1)
-            d1 = -moved / later + 0.5 * later
-            price = sign * (cdf(sign * d1) - np.exp(moved) * cdf(sign * (d1 - later)))
-            expected = (np.exp(log_return) * price * density).sum(axis=-1)
+            expected = (np.exp(log_return) * otm_price(moved, later, sign) * density).sum(axis=-1)
             # with a unit of time left the implied volatility is the deviation
             return implied_volatility(expected, 1.0, np.exp(log_strike), 1.0, is_call=log_strike > 0) / s
 

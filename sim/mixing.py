@@ -31,7 +31,7 @@ import numpy as np
 from hedgerl.pricing.normal import cdf
 from hedgerl.sim.backend import Array
 from hedgerl.sim.noise import fill_normals, generator
-from hedgerl.sim.smile import Smile, polynomials, total_degree
+from hedgerl.sim.smile import Smile, otm_price, polynomials, total_degree
 from hedgerl.sim.volterra import HybridWeights
 
 N_GROUPS = 512  # independent banks of noise
@@ -296,7 +296,7 @@ def _regress(sums: Sums) -> Smile:
     for _ in range(6):
         total = s * ratio
         d1 = -log_strike / total + 0.5 * total
-        price = sign * (cdf(sign * d1) - np.exp(log_strike) * cdf(sign * (d1 - total)))
+        price = otm_price(log_strike, total, sign)
         slope = s * np.maximum(np.exp(-0.5 * d1 * d1) / np.sqrt(2 * np.pi), 1e-12)
         wanted = ratio + np.clip((target - price) / slope, -0.5, 0.5)
         weight = 1.0 / np.hypot(errors / slope, _MISFIT)

@@ -108,7 +108,7 @@ class RoughBergomi(Model):
         if callable(curve):
             self.initial_curve(np.array([0.0]))
         elif isinstance(curve, tuple | list | np.ndarray):
-            if len(curve) != 2 or any(isinstance(side, str) or not hasattr(side, "__len__") for side in curve):
+            if len(curve) != 2 or not all(hasattr(side, "__len__") for side in curve):
                 raise ValueError(
                     f"forward_variance must be a number, a function or a pair (times, values), got {curve!r}"
                 )

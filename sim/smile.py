@@ -11,11 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.polynomial import chebyshev
 
+from hedgerl.pricing.normal import cdf
 from hedgerl.sim.backend import Array
 
-_WING = 0.25  # share of the half range that gives the slope beyond its end
-_STEEPEST = 0.5  # slope of g that a wing may have at most
+_EDGE = 0.875  # of the fitted range of x that is used: a polynomial's slope at its very end is noise
+_WING = 0.2  # of it that gives the slope of the wing
+# slopes of g at which wings may go on at the most, left and right: as far as _REACH, prices then stay monotone in the
+# strike, which needs |dg/dx| <= N(-y) / n(y) at y = x / g
+_STEEPEST = (0.25, 0.2)
 _REACH = 7.0  # x beyond the edge up to which a wing goes on
+_TURN = 0.3  # x over which the slope at the edge turns into that of the wing: a kink would be a butterfly to sell
 
 
 class Ratio(NamedTuple):
@@ -33,8 +38,8 @@ class Smile:
 
     for one time to expiry tau of one model, where s^2 is the expected variance up to expiry, F the forward price, and f
     describes the state of the variance, log s first. g is a sum of products of Chebyshev polynomials, smooth and close
-    to 1, so a few terms price any strike on any path. Beyond the fitted range of x, g goes on in a straight line whose
-    slope is that over the last quarter of the range on that side; f is held at the edge of its range.
+    to 1, so a few terms price any strike on any path. Near the end of the fitted range of x, g goes on in a straight
+    line whose slope is that of the last part on that side; f is held at the edge of its range.
     """
 
     moneyness: float  # fitted for |x| up to here
@@ -47,7 +52,7 @@ class Smile:
     def _wings(self) -> np.ndarray:
         """Coefficients of the slope of g beyond the left and the right edge of x, (2, p)."""
         degree = self.coefficients.shape[0] - 1
-        inner, outer = (chebyshev.chebvander(np.array([-edge, edge]), degree) for edge in (1.0 - _WING, 1.0))
+        inner, outer = (chebyshev.chebvander(np.array([-edge, edge]), degree) for edge in (_EDGE - _WING, _EDGE))
         run = np.array([[-_WING], [_WING]]) * self.moneyness
         return (outer - inner) / run @ self.coefficients
 
@@ -90,7 +95,8 @@ class Smile:
     def __call__(self, xp: ModuleType, x: Array, features: Array) -> Ratio:
         """g and its derivatives at moneyness x (n,) and features (d, n)."""
         values, derivatives = self.basis(xp, features)
-        clipped = xp.clip(x, -self.moneyness, self.moneyness)
+        edge = _EDGE * self.moneyness
+        clipped = xp.clip(x, -edge, edge)
         inside = clipped == x
         by_x = polynomials(xp, clipped / self.moneyness, self.coefficients.shape[0] - 1)
         sums = xp.asarray(self._stacked, dtype=x.dtype) @ values
@@ -105,12 +111,17 @@ class Smile:
                 total[part] += term
             slope[degree] *= by_x[degree]
             by_log_deviation += slope[degree]
-        # beyond the edges: slopes away from the centre, as a smile has them, and not for ever
+        # beyond the edges the slope turns from that at the edge into that of the wing, which leads away from the centre
         out = xp.clip(x - clipped, -_REACH, _REACH)
-        wing = xp.where(x < 0, xp.clip(sums[3 * size], -_STEEPEST, 0.0), xp.clip(sums[3 * size + 1], 0.0, _STEEPEST))
-        value = xp.maximum(total[0] + wing * out, 0.02)  # a polynomial may undershoot where no price depends on it
-        by_moneyness = xp.where(inside, total[1], wing * (xp.abs(x - clipped) < _REACH))
-        return Ratio(value, by_moneyness, total[2] * inside, by_log_deviation)
+        left, right = xp.clip(sums[3 * size], -_STEEPEST[0], 0.0), xp.clip(sums[3 * size + 1], 0.0, _STEEPEST[1])
+        wing = xp.where(x < 0, left, right)
+        distance = xp.abs(out)
+        fading = (total[1] - wing) * xp.exp(distance * (-1.0 / _TURN))
+        value = total[0] + wing * out + xp.sign(out) * _TURN * (total[1] - wing - fading)
+        value = xp.maximum(value, 0.02)  # a polynomial may undershoot where no price depends on it
+        by_moneyness = (wing + fading) * (distance < _REACH)
+        twice = xp.where(inside, total[2], fading * (xp.sign(out) * (-1.0 / _TURN)))
+        return Ratio(value, by_moneyness, twice, by_log_deviation)
 
 
 def blend(first: Smile, second: Smile, share: float) -> Smile:
@@ -164,6 +175,12 @@ def total_degree(n_features: int, degree: int) -> np.ndarray:
     for _ in range(n_features):
         rows = [(*row, power) for row in rows for power in range(degree - sum(row) + 1)]
     return np.array(sorted(rows, key=lambda row: (sum(row), row)), dtype=int).reshape(len(rows), n_features)
+
+
+def otm_price(log_strike: np.ndarray, deviation: np.ndarray, sign: np.ndarray) -> np.ndarray:
+    """Undiscounted Black prices on a forward of 1 at log(K), total deviation and sign (1 call, -1 put)."""
+    d1 = -log_strike / deviation + 0.5 * deviation
+    return sign * (cdf(sign * d1) - np.exp(log_strike) * cdf(sign * (d1 - deviation)))
 
 
 def interpolate(moneyness: float, low: float, high: float, shape: tuple[int, int], ratio: Callable[..., Any]) -> Smile:
