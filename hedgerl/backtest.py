@@ -37,6 +37,9 @@ class HistoryConfig:
     enabled: bool = True
     volatility_span_days: int = 21
 
+    def __post_init__(self) -> None:
+        whole_number("history.volatility_span_days", self.volatility_span_days)
+
 
 @dataclass
 class BacktestConfig:
@@ -99,9 +102,17 @@ def backtest_history(config: BacktestConfig, closes: np.ndarray, label: str) -> 
 
     There are no option quotes in the series, so premium and delta are model marks: Black-Scholes at the volatility
     known at each close (`sp500.ewma_volatility`), at rate and dividend 0. Each month is scaled to start at 100.
+
+    Raises ValueError where `closes` hold less than two months of `n_steps` days.
     """
-    volatility = sp500.ewma_volatility(closes, config.history.volatility_span_days)
-    starts = np.arange(config.history.volatility_span_days, len(closes) - config.n_steps, config.n_steps)
+    span = config.history.volatility_span_days
+    starts = np.arange(span, len(closes) - config.n_steps, config.n_steps)
+    if starts.size < 2:
+        raise ValueError(
+            f"n_steps must leave two months in the {len(closes)} closes of the history, of which the first "
+            f"history.volatility_span_days = {span} only start the volatility, got {config.n_steps}"
+        )
+    volatility = sp500.ewma_volatility(closes, span)
     days = starts + np.arange(config.n_steps + 1)[:, None]  # (n_steps + 1, n_months)
     spot = 100.0 * closes[days] / closes[starts]
     times = np.arange(config.n_steps + 1) / sp500.TRADING_DAYS
@@ -194,9 +205,9 @@ def _commit() -> str | None:
 
 def run(config: BacktestConfig, model: Model, folder: Path) -> list[Outcome]:
     """The whole backtest: prints the table and writes the report into `folder`."""
-    outcomes = backtest_simulated(config, model, f"simulated {type(model).__name__}")
-    if config.history.enabled:
-        outcomes += backtest_history(config, sp500.load().closes, "S&P 500 1999-2018 *")
+    # history first: it takes milliseconds, and knows whether n_steps fits
+    history = backtest_history(config, sp500.load().closes, "S&P 500 1999-2018 *") if config.history.enabled else []
+    outcomes = backtest_simulated(config, model, f"simulated {type(model).__name__}") + history
     print(table(outcomes, config))
     if config.history.enabled:
         print(

@@ -7,8 +7,12 @@ import dataclasses
 import difflib
 import importlib
 import os
+import re
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit status: 0, 2 after an expected error, 130 after an interrupt.
+    """Runs one command line and returns its exit status: 0, 2 after an expected error, 130 or 143 when stopped.
 
     HEDGERL_DEBUG=1 shows the traceback of an error instead of its line.
     """
@@ -39,14 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = _command(arguments)
         if command is not None:
-            _run(command, arguments[1:])
+            with _sigterm_interrupts():
+                _run(command, arguments[1:])
             sys.stdout.flush()  # here, not at exit, so that a full disk or a closed pipe is seen
         return 0
     except SystemExit as leave:  # --help, --version and Hydra's own
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("hedgerl: interrupted", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if stop.args == (signal.SIGTERM,) else signal.SIGINT)
     except BrokenPipeError:
         # The reader has gone (`hedgerl ... | head`): no more can be said, and the interpreter must not try at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,6 +87,23 @@ def _command(arguments: list[str]) -> str | None:
     if command not in COMMANDS:
         raise UsageError(f'unknown command "{command}"; {_suggest(command, COMMANDS)}')
     return str(command)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM, by which schedulers stop a job, does as Ctrl-C does: what is half-written is removed."""
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():  # the only one that may set it
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Failed(BaseException):
@@ -156,7 +178,9 @@ def _explain(error: BaseException, arguments: list[str]) -> str | None:
         group, _, name = str(error.missing_cfg_file).partition("/")
         return f'unknown {group} "{name}"; {_suggest(name, error.options)}'
     if isinstance(error, OverrideParseException):
-        return f'cannot read "{error.override}" as key=value'
+        hint = re.fullmatch(r"""([\w.]+)=([^]["'{}\\]+)""", str(error.override))
+        quoted = f"; with quotes: '{hint[1]}=\"{hint[2]}\"'" if hint else ""
+        return f'cannot read "{error.override}" as key=value{quoted}'
     if isinstance(error, InstantiationException):
         return _explain_key(arguments[0], arguments[1:]) or _one_line(error.__cause__ or error)
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -60,6 +60,10 @@ class SimulateConfig:
     overwrite: bool = False
     preview: bool = True
 
+    def __post_init__(self) -> None:
+        if self.out == "":
+            raise ValueError("out must name a folder or be null, got ''")
+
 
 def run(config: SimulateConfig, model: Model, perturb: dict[str, Any] | None, out: Path) -> None:
     """Simulates, marks, and writes the data set `out`; prints where it is."""

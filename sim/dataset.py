@@ -9,18 +9,20 @@
       marks/<option>/price.npy, delta.npy, gamma.npy, vega.npy, theta.npy   (steps up to the expiry, n_paths)
 
 A data set is written into a hidden folder beside its own, put on disk, and only then given its name: a process that is
-killed half-way leaves no folder that looks finished.
+killed half-way leaves no folder that looks finished, and what it leaves goes with the next data set of that name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ import numpy as np
 
 import hedgerl
 from hedgerl.pricing import Greeks, Option
+from hedgerl.pricing._checks import non_negative, whole_number
 from hedgerl.sim.backend import to_numpy
 from hedgerl.sim.grid import TimeGrid
 from hedgerl.sim.model import Model
@@ -66,13 +69,14 @@ def save(
     `settings` is kept in meta.json as it is; `attach` is a file name -> content of further files.
     `progress` is called with (steps marked, steps to mark).
 
-    Raises ValueError where the folder exists and may not be overwritten, and where the model has a parameter that
-    cannot be written down (a function); OSError from the disk, after everything half-written is removed.
+    Raises ValueError where the folder exists and may not be overwritten, also where it appeared meanwhile, and where
+    the model has a parameter that cannot be written down (a function); OSError from the disk, after everything
+    half-written is removed.
     """
     target = check_destination(folder, overwrite=overwrite)
     description = _describe_model(paths.model)
     options = {name: check_option(name, option) for name, option in (marks or {}).items()}
-    with _appearing_whole(target) as partial:
+    with _appearing_whole(target, overwrite) as partial:
         writer = _Writer(partial)
         writer.array("times", paths.times)
         writer.array("grid/fine", paths.grid.fine)
@@ -113,40 +117,42 @@ def load(folder: str | os.PathLike[str], *, verify: bool = False) -> Paths:
     """
     root = Path(folder)
     meta = _read_meta(root)
-    _check_files(root, meta, verify)
-    grid = TimeGrid(*(_read(root, meta, name) for name in ("times", "grid/fine", "grid/kept")))
-    return Paths(
-        model=_rebuild_model(root, meta["model"]),
-        grid=grid,
-        seed=meta["seed"],
-        spot=_map(root, meta, "spot"),
-        variance=_map(root, meta, "variance"),
-        parameters={name: _map(root, meta, f"parameters/{name}") for name in _names(meta, "parameters")},
-        state={name: _map(root, meta, f"state/{name}") for name in _names(meta, "state")},
-        ranges={name: (float(low), float(high)) for name, (low, high) in meta["ranges"].items()},
-    )
+    with _naming(root):
+        _check_files(root, meta, verify)
+        grid = TimeGrid(*(_read(root, meta, name) for name in ("times", "grid/fine", "grid/kept")))
+        return Paths(
+            model=_rebuild_model(meta["model"]),
+            grid=grid,
+            seed=None if meta["seed"] is None else whole_number("seed", meta["seed"], minimum=0),
+            spot=_map(root, meta, "spot"),
+            variance=_map(root, meta, "variance"),
+            parameters={name: _map(root, meta, f"parameters/{name}") for name in _names(meta, "parameters")},
+            state={name: _map(root, meta, f"state/{name}") for name in _names(meta, "state")},
+            ranges={name: (float(low), float(high)) for name, (low, high) in meta["ranges"].items()},
+        )
 
 
 def load_marks(folder: str | os.PathLike[str], *, verify: bool = False) -> dict[str, MarkedOption]:
     """The marked options of a data set by name, mapped from disk. Checks and errors are those of `load`."""
     root = Path(folder)
     meta = _read_meta(root)
-    _check_files(root, meta, verify)
-    times = _read(root, meta, "times")
-    result = {}
-    for name, option in meta["marks"].items():
-        greeks = Greeks(**{greek: _map(root, meta, f"marks/{name}/{greek}") for greek in GREEKS})
-        result[name] = MarkedOption(Option(**option), times[: len(greeks.price)], greeks)
-    return result
+    with _naming(root):
+        _check_files(root, meta, verify)
+        times = _read(root, meta, "times")
+        result = {}
+        for name, option in meta["marks"].items():
+            greeks = Greeks(**{greek: _map(root, meta, f"marks/{name}/{greek}") for greek in GREEKS})
+            result[name] = MarkedOption(check_option(name, Option(**option)), times[: len(greeks.price)], greeks)
+        return result
 
 
 def check_destination(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """The folder as a path, if a data set may be written there; nothing is changed.
+    """The folder as a path without symbolic links, if a data set may be written there; nothing is changed.
 
     Raises ValueError where something exists and `overwrite` is not set, or where it is set and what exists is not a
     data set: overwriting removes a folder with all that is in it.
     """
-    target = Path(folder).absolute()
+    target = Path(os.path.realpath(folder))
     if not os.path.lexists(target):
         return target
     if not overwrite:
@@ -241,20 +247,26 @@ def _write_marks(
 
 
 @contextlib.contextmanager
-def _appearing_whole(target: Path) -> Iterator[Path]:
-    """A hidden folder to write into, which becomes `target` at the end, or vanishes if anything goes wrong."""
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    retired = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+def _appearing_whole(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A hidden folder to write into, which becomes `target` at the end, or vanishes if anything goes wrong.
+
+    It is locked while it is written. The lock falls with the process, so that a folder without one is a leftover.
+    """
+    token = secrets.token_hex(4)
+    partial = target.with_name(f".{target.name}.partial-{token}")
+    retired = target.with_name(f".{target.name}.replaced-{token}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had this number
+        _remove_leftovers(target)
         partial.mkdir()
-        yield partial
-        for folder in [partial, *(path for path in partial.rglob("*") if path.is_dir())]:
-            _sync_folder(folder)
-        if os.path.lexists(target):
-            target.rename(retired)
-        partial.rename(target)
+        with _locked(partial):
+            yield partial
+            for folder in [partial, *(path for path in partial.rglob("*") if path.is_dir())]:
+                _sync_folder(folder)
+            check_destination(target, overwrite=overwrite)  # again: others may have written meanwhile
+            if overwrite and os.path.lexists(target):
+                target.rename(retired)
+            partial.rename(target)  # fails where a folder with content appeared just now
         _sync_folder(target.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -263,7 +275,33 @@ def _appearing_whole(target: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, f"cannot write the data set, {error.strerror}", str(target)) from error
         raise
-    shutil.rmtree(retired, ignore_errors=True)
+    if os.path.lexists(retired):
+        retired.rename(partial)  # a leftover from here on
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether this process alone holds the folder's lock; False also where the file system has no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except OSError:
+        alone = False
+    try:
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes what killed processes left half-written beside `target`."""
+    for path in target.parent.iterdir():
+        if path.name.startswith(f".{target.name}.partial-"):
+            with contextlib.suppress(OSError), _locked(path) as alone:
+                if alone:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -275,12 +313,18 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_option(name: str, option: Option) -> Option:
-    """The option with plain numbers. ValueError for a name unfit for a folder, or an option that differs by path."""
+    """The option with plain numbers.
+
+    Raises ValueError for a name unfit for a folder, a negative strike or expiry, or an option that differs by path.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ValueError(f"option name must consist of letters, digits and _ . -, got {name!r}")
     if any(np.ndim(value) for value in (option.strike, option.expiry_years, option.is_call)):
         raise ValueError(f"option {name} must have one strike and expiry for all paths, got {option}")
-    return Option(float(option.strike), float(option.expiry_years), bool(option.is_call))
+    strike, expiry_years = float(option.strike), float(option.expiry_years)
+    non_negative(f"strike of option {name}", strike)
+    non_negative(f"expiry_years of option {name}", expiry_years)
+    return Option(strike, expiry_years, bool(option.is_call))
 
 
 def _describe_model(model: Model) -> dict[str, Any]:
@@ -299,12 +343,27 @@ def _describe_model(model: Model) -> dict[str, Any]:
 # Reading
 
 
-def _rebuild_model(root: Path, description: Mapping[str, Any]) -> Model:
+class _Damaged(ValueError):
+    """A data set is not what it should be; names the file."""
+
+
+@contextlib.contextmanager
+def _naming(root: Path) -> Iterator[None]:
+    """Whatever fails because meta.json holds the wrong things becomes a ValueError that names it."""
+    try:
+        yield
+    except _Damaged:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _Damaged(f"{root / 'meta.json'} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _rebuild_model(description: Mapping[str, Any]) -> Model:
     """The model of the description. Only classes of this package (or imported subclasses of Model) are ever called."""
     known: dict[str, Callable[..., Model]] = {each.__name__: each for each in Model.__subclasses__()}
     if description["class"] not in known:
         names = ", ".join(sorted(known))
-        raise ValueError(f"{root / 'meta.json'}: model must be one of {names}, got {description['class']!r}")
+        raise ValueError(f"model must be one of {names}, got {description['class']!r}")
     parameters = {
         name: ForwardVarianceCurve(tuple(value["times"]), tuple(value["values"])) if isinstance(value, dict) else value
         for name, value in description["parameters"].items()
@@ -327,7 +386,7 @@ def _read_meta(root: Path) -> dict[str, Any]:
             f"{path}: format_version must be {FORMAT_VERSION} for hedgerl {hedgerl.__version__}, "
             f"got {meta.get('format_version')!r} (written by hedgerl {meta.get('hedgerl')})"
         )
-    lacking = {"model", "seed", "marks", "files"} - meta.keys()
+    lacking = {"model", "seed", "ranges", "marks", "files"} - meta.keys()
     if lacking:
         raise ValueError(f"{path} is damaged: it lacks {', '.join(sorted(lacking))}")
     return meta
@@ -338,14 +397,14 @@ def _check_files(root: Path, meta: Mapping[str, Any], verify: bool) -> None:
     for name, facts in meta["files"].items():
         path = root / name
         if not path.is_file():
-            raise ValueError(f"{path} is missing from the data set")
+            raise _Damaged(f"{path} is missing from the data set")
         size = path.stat().st_size
         if size != facts["bytes"]:
-            raise ValueError(f"{path} is damaged: it must have {facts['bytes']} bytes, got {size}")
+            raise _Damaged(f"{path} is damaged: it must have {facts['bytes']} bytes, got {size}")
         if verify:
             with open(path, "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
-                    raise ValueError(f"{path} is damaged: its sha256 is not that in meta.json")
+                    raise _Damaged(f"{path} is damaged: its sha256 is not that in meta.json")
 
 
 def _read(root: Path, meta: Mapping[str, Any], name: str) -> np.ndarray:
@@ -355,13 +414,13 @@ def _read(root: Path, meta: Mapping[str, Any], name: str) -> np.ndarray:
 def _map(root: Path, meta: Mapping[str, Any], name: str) -> np.ndarray:
     path, facts = root / f"{name}.npy", meta["files"].get(f"{name}.npy")
     if facts is None:
-        raise ValueError(f"{path} is missing from the files in meta.json")
+        raise _Damaged(f"{path} is missing from the files in meta.json")
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise _Damaged(f"{path} is damaged: {error}") from error
     if list(array.shape) != facts["shape"] or str(array.dtype) != facts["dtype"]:
-        raise ValueError(
+        raise _Damaged(
             f"{path} is damaged: it must be {facts['dtype']} {facts['shape']}, got {array.dtype} {list(array.shape)}"
         )
     return array

@@ -121,7 +121,11 @@ class RoughBergomi(Model):
         curve = self.forward_variance
         if not callable(curve):
             return np.full(np.shape(times), curve)
-        values = np.asarray(curve(np.asarray(times)), dtype=np.float64)
+        given = curve(np.asarray(times))
+        try:
+            values = np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"forward_variance must give numbers, got {given!r}") from None
         if values.shape != np.shape(times) or not np.isfinite(values).all() or (values <= 0).any():
             raise ValueError(f"forward_variance must be positive at every time, got {values!r}")
         return values

@@ -67,7 +67,8 @@ def test_history_of_one_month_by_hand():
     rng = np.random.default_rng(5)
     closes = 50.0 * np.exp(np.cumsum(0.01 * rng.standard_normal(43)))
     config = BacktestConfig(history=HistoryConfig(volatility_span_days=21))
-    with pytest.raises(ValueError, match="at least two observations, got 1"):
+    message = "n_steps must leave two months in the 43 closes .*volatility_span_days = 21 .* got 21"
+    with pytest.raises(ValueError, match=message):
         backtest.backtest_history(config, closes, "short")
     closes = np.append(closes, closes[-1] * np.exp(np.cumsum(0.01 * rng.standard_normal(21))))
     outcome = backtest.backtest_history(config, closes, "two months")[0]
@@ -95,6 +96,14 @@ def test_history_covers_the_whole_series():
     assert {each.summary.count for each in outcomes} == {238}
     summary = by_hedge(outcomes)
     assert summary["delta"].sd < 0.5 * summary["none"].sd
+
+
+def test_a_month_too_long_for_the_history_is_told_before_the_simulation(tmp_path, monkeypatch):
+    """Behaviour: catches minutes of simulation, then an error about an empty sample."""
+    monkeypatch.setattr(BlackScholes, "simulate", None)  # would raise TypeError
+    for n_steps in (4_900, 100_000):
+        with pytest.raises(ValueError, match=f"n_steps must leave two months in the 5031 closes .* got {n_steps}"):
+            backtest.run(BacktestConfig(n_steps=n_steps), BlackScholes(volatility=0.2), tmp_path)
 
 
 def test_report(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -48,6 +49,9 @@ SMALL = ["market=black_scholes", "n_paths=16", "history.enabled=false", "backend
         (["backtest", "market.hurst=rough"], "hurst must be a finite number, got 'rough'"),
         (["backtest", "n_paths=many"], "n_paths: Value 'many' of type 'str' could not be converted to Integer"),
         (["backtest", "n_paths"], 'cannot read "n_paths" as key=value'),
+        (["simulate", "out=dátå"], """cannot read "out=dátå" as key=value; with quotes: 'out="dátå"'"""),
+        (["simulate", "perturb={hurst:[1,2}"], 'cannot read "perturb={hurst:[1,2}" as key=value\n'),
+        (["simulate", "out="], "out must name a folder or be null, got ''"),
         (["backtest", "--foo"], "unrecognized arguments: --foo"),
         (["simulate", "options=[{name:a/b,strike:1,expiry_years:0.1}]"], "option name must consist of letters"),
         (
@@ -61,6 +65,13 @@ SMALL = ["market=black_scholes", "n_paths=16", "history.enabled=false", "backend
         ),
         (["simulate", "times=[]", "n_steps=null", "maturity=null"], "times must be one-dimensional with at least two"),
         (["simulate", "perturb=3"], "perturb must be null or {parameter: [low, high]}, got 3"),
+        (["simulate", "perturb={eta:[null,2]}"], "perturb['eta'] must be a finite number, got None"),
+        (["simulate", "perturb={eta:[a,b]}"], "perturb['eta'] must be a finite number, got 'a'"),
+        (["backtest", "n_steps=4900"], "n_steps must leave two months in the 5031 closes of the history"),
+        (
+            ["backtest", "history.volatility_span_days=-5"],
+            "history.volatility_span_days must be a whole number of at least 1, got -5",
+        ),
         (["simulate", "perturb={etta:[1,2]}"], "perturb must name one of hurst, eta, rho, forward_variance, drift"),
         (["simulate", "perturb.eta=[1,2]"], "unknown key perturb.eta; did you mean market.eta?"),
     ],
@@ -140,6 +151,26 @@ def test_simulate_refuses_before_it_works(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("hedgerl.sim.BlackScholes.simulate", None)  # would raise TypeError
     assert cli.main(["simulate", "market=black_scholes", "out=taken"]) == 2
     assert "folder must not exist yet, unless overwrite is set" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_leaves_nothing(number, status, tmp_path):
+    """Behaviour: Ctrl-C, and SIGTERM as schedulers send it, while marking. Catches gigabytes left behind."""
+    script = """
+import os, sys
+from hedgerl import cli
+from hedgerl.sim import Market
+number = int(sys.argv[1])
+def mark(self, option, step):
+    os.kill(os.getpid(), number)
+Market.mark = mark
+sys.exit(cli.main(["simulate", "market=black_scholes", "n_paths=16", "backend=numpy", "preview=false", "out=set"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(int(number))], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, "hedgerl: interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_multirun_makes_a_folder_for_each_job(tmp_path):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import errno
+import functools
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 
 from hedgerl.pricing import Option
-from hedgerl.sim import GARCH, SABR, BlackScholes, ForwardVarianceCurve, Heston, RoughBergomi, dataset
+from hedgerl.sim import GARCH, SABR, BlackScholes, ForwardVarianceCurve, Heston, LogUniform, RoughBergomi, dataset
 
 CURVE = ForwardVarianceCurve((0.0, 0.5), (0.04, 0.06))
 MODELS = [
@@ -82,6 +85,37 @@ def test_perturbed_parameters_come_back(tmp_path):
     assert dataset.load_marks(tmp_path / "set") == {}
 
 
+@pytest.mark.parametrize(
+    ("model", "perturb"),
+    [
+        (MODELS[1], {"kappa": (2.0, 4.0)}),
+        (dataclasses.replace(MODELS[2], forward_variance=0.05), {"hurst": (0.05, 0.1)}),
+        (dataclasses.replace(MODELS[2], forward_variance=0.05), {"eta": (1.5, 2.0)}),
+        (dataclasses.replace(MODELS[2], forward_variance=0.05), {"rho": (-0.9, -0.5)}),
+        (dataclasses.replace(MODELS[2], forward_variance=0.05), {"forward_variance": LogUniform(0.03, 0.1)}),
+        (MODELS[3], {"volatility": (0.1, 0.3), "volvol": (0.5, 1.5), "rho": (-0.9, -0.1)}),
+        (MODELS[4], {"alpha": (0.005, 0.02), "v0": (0.01, 0.1)}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else type(value).__name__,
+)
+def test_marks_of_perturbed_paths_come_back(model, perturb, tmp_path):
+    """Identity: mark(load(save(paths))) is mark(paths), bit for bit.
+
+    Catches a range of a parameter that the fit of the marks needs and the files lack.
+    """
+    paths = model.simulate(64, 4, 4 / 252, seed=5, perturb=perturb, backend="numpy")
+    dataset.save(paths, tmp_path / "set")
+    back = dataset.load(tmp_path / "set")
+    assert back.ranges == paths.ranges
+    option = Option(strike=102.0, expiry_years=4 / 252)
+    before, after = (each.model.market(each) for each in (paths, back))
+    for step in (0, 3):
+        for greek in dataset.GREEKS:
+            np.testing.assert_array_equal(
+                getattr(after.mark(option, step), greek), getattr(before.mark(option, step), greek), greek
+            )
+
+
 def test_arrays_are_mapped_and_read_only(small, tmp_path):
     """Behaviour: nothing large is read at load, and the data set cannot be changed by accident."""
     dataset.save(small, tmp_path / "set")
@@ -117,6 +151,67 @@ def test_existing_folder_is_kept(small, tmp_path):
         dataset.save(small, tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis" / "chapter").read_text() == "years of work"
     assert {path.name for path in tmp_path.iterdir()} == {"set", "thesis"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_appears_meanwhile_is_kept(small, overwrite, tmp_path):
+    """Behaviour: while one data set is written, another and then a folder of the user's take its name.
+
+    Catches a rename over whatever is there at the end, and a clean-up that takes a live run for a killed one.
+    """
+
+    def other_run(done, total):
+        if done == 1:
+            dataset.save(small, tmp_path / "set")
+
+    mine = small.model.simulate(8, 6, 6 / 252, seed=6, backend="numpy")
+    marks = {"call": CALL}
+    if overwrite:
+        dataset.save(mine, tmp_path / "set", marks, overwrite=True, progress=other_run)
+    else:
+        with pytest.raises(ValueError, match="folder must not exist yet, unless overwrite is set, got .*set"):
+            dataset.save(mine, tmp_path / "set", marks, progress=other_run)
+    assert dataset.load(tmp_path / "set", verify=True).n_paths == (8 if overwrite else 64)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+    def user(done, total):
+        (tmp_path / "thesis").mkdir(exist_ok=True)
+        (tmp_path / "thesis" / "chapter").write_text("years of work")
+
+    with pytest.raises(ValueError, match="folder must"):
+        dataset.save(mine, tmp_path / "thesis", marks, overwrite=overwrite, progress=user)
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter"]
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "thesis"}
+
+
+def test_what_appears_at_the_last_moment_is_kept(small, tmp_path, monkeypatch):
+    """Behaviour: a folder that comes between the last look and the rename. Catches a look alone."""
+    real, looks = dataset.check_destination, []
+
+    def look(folder, *, overwrite=False):
+        target = real(folder, overwrite=overwrite)
+        looks.append(target)
+        if len(looks) == 2:
+            target.mkdir()
+            (target / "chapter").write_text("years of work")
+        return target
+
+    monkeypatch.setattr(dataset, "check_destination", look)
+    with pytest.raises(OSError, match="cannot write the data set, Directory not empty"):
+        dataset.save(small, tmp_path / "set")
+    assert (tmp_path / "set" / "chapter").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_symbolic_link_is_followed(small, tmp_path):
+    """Behaviour: overwriting through a link replaces what it leads to. Catches a link that becomes a folder."""
+    dataset.save(small, tmp_path / "set")
+    (tmp_path / "link").symlink_to("set")
+    other = small.model.simulate(8, 6, 6 / 252, seed=6, backend="numpy")
+    dataset.save(other, tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert dataset.load(tmp_path / "set", verify=True).n_paths == 8
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "link"}
 
 
 @pytest.mark.parametrize("space", [0, 100, 3_000, 7_500])
@@ -170,10 +265,11 @@ def test_interrupt_cleans_up(small, tmp_path):
     assert nothing_half_written(tmp_path)
 
 
-def test_kill_leaves_no_folder_that_looks_finished(tmp_path):
+def test_kill_leaves_no_folder_that_looks_finished(small, tmp_path):
     """Behaviour: kill -9 half-way through the marks: no folder of that name, and load refuses what is left.
 
-    Catches a data set written in place, or meta.json written first.
+    The next data set of that name takes it away, not while the process lives. Catches a data set written in place,
+    meta.json written first, and a disk that fills with leftovers.
     """
     script = """
 import sys, time
@@ -190,6 +286,9 @@ dataset.save(paths, sys.argv[1], {"call": Option(100.0, 5 / 252)}, progress=prog
     assert process.stdout is not None
     with process:
         assert process.stdout.readline() == "half\n"
+        dataset.save(small, tmp_path / "set")
+        assert len(list(tmp_path.iterdir())) == 2
+        shutil.rmtree(tmp_path / "set")
         process.send_signal(signal.SIGKILL)
         process.wait(10)
     assert not (tmp_path / "set").exists()
@@ -197,6 +296,8 @@ dataset.save(paths, sys.argv[1], {"call": Option(100.0, 5 / 252)}, progress=prog
     assert left.name.startswith(".set.partial-")
     with pytest.raises(ValueError, match="is not a data set: it has no meta.json"):
         dataset.load(left)
+    dataset.save(small, tmp_path / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def damage(folder, name, change):
@@ -238,13 +339,57 @@ def test_bad_meta_is_named(small, tmp_path):
         ("[]", "meta.json does not describe a data set"),
         (json.dumps(good | {"format_version": 2}), "format_version must be 1 for hedgerl .*, got 2"),
         (json.dumps({key: good[key] for key in good if key != "files"}), "meta.json is damaged: it lacks files"),
-        (json.dumps(good | {"model": {"class": "Popen", "parameters": {}}}), "model must be one of .*, got 'Popen'"),
+        (
+            json.dumps(good | {"model": {"class": "Popen", "parameters": {}}}),
+            "meta.json .* model must be one of .*'Popen'",
+        ),
     ]:
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
             dataset.load(tmp_path / "set")
     with pytest.raises(ValueError, match="nowhere is not a data set"):
         dataset.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (["model"], None),
+        (["model"], {}),
+        (["model", "class"], []),
+        (["model", "parameters"], {"volatility": 0.2, "colour": 1.0}),
+        (["model", "parameters"], {}),
+        (["model", "parameters", "volatility"], -1.0),
+        (["model", "parameters", "volatility"], {"time": []}),
+        (["seed"], "x"),
+        (["ranges"], None),
+        (["ranges"], {"volatility": [0.1]}),
+        (["files"], []),
+        (["files"], None),
+        (["files", "spot.npy"], None),
+        (["files", "spot.npy", "bytes"], ...),
+        (["files", "spot.npy", "shape"], ...),
+        (["files", "spot.npy", "sha256"], ...),
+        (["marks"], []),
+        (["marks", "call"], {"strike": 100.0, "expiry": 0.1}),
+        (["marks", "call", "strike"], "x"),
+    ],
+    ids=lambda value: ".".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_content_of_meta_names_the_file(small, place, value, tmp_path):
+    """Behaviour: valid JSON that holds something else. Catches a KeyError of ours in place of the file's name."""
+    dataset.save(small, tmp_path / "set", {"call": CALL})
+    path = tmp_path / "set" / "meta.json"
+    meta = json.loads(path.read_text())
+    node = functools.reduce(lambda node, key: node[key], place[:-1], meta)
+    if value is ...:
+        del node[place[-1]]
+    else:
+        node[place[-1]] = value
+    path.write_text(json.dumps(meta))
+    read = dataset.load_marks if place[0] == "marks" else dataset.load
+    with pytest.raises(ValueError, match="meta.json is damaged: "):
+        read(tmp_path / "set", verify=True)
 
 
 def test_what_cannot_be_saved_is_said_before_anything_is_written(small, tmp_path):
@@ -255,15 +400,21 @@ def test_what_cannot_be_saved_is_said_before_anything_is_written(small, tmp_path
         dataset.save(paths, tmp_path / "set")
     with pytest.raises(ValueError, match="must have one strike and expiry for all paths"):
         dataset.save(small, tmp_path / "set", {"call": Option(np.full(64, 100.0), 5 / 252)})
+    with pytest.raises(ValueError, match="expiry_years of option call must not be negative, got -1.0"):
+        dataset.save(small, tmp_path / "set", {"call": Option(100.0, -1.0)})
     with pytest.raises(ValueError, match="option name must consist of letters"):
         dataset.save(small, tmp_path / "set", {"../call": CALL})
     assert nothing_half_written(tmp_path)
 
 
-def test_leftovers_of_a_killed_run_are_not_in_the_way(small, tmp_path):
-    """Behaviour: also where the killed process had the number of this one."""
-    for number in (1, os.getpid()):
-        (tmp_path / f".set.partial-{number}").mkdir()
-    (tmp_path / f".set.partial-{os.getpid()}" / "spot.npy").write_bytes(b"half")
+def test_only_own_leftovers_are_removed(small, tmp_path):
+    """Behaviour: a killed run's folder goes; a file, a link and the folders of another data set stay."""
+    (tmp_path / ".set.partial-dead").mkdir()
+    (tmp_path / ".set.partial-dead" / "spot.npy").write_bytes(b"half")
+    kept = {".set.partial-file", ".set.partial-link", ".other.partial-dead", "thesis"}
+    (tmp_path / ".set.partial-file").write_bytes(b"")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / ".set.partial-link").symlink_to("thesis")
+    (tmp_path / ".other.partial-dead").mkdir()
     dataset.save(small, tmp_path / "set")
-    assert dataset.load(tmp_path / "set", verify=True).n_paths == 64
+    assert {path.name for path in tmp_path.iterdir()} == kept | {"set"}

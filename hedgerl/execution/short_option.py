@@ -85,11 +85,15 @@ def sell_and_hedge(
     at the payoff of that step's spot and the hedge is unwound at a cost.
 
     times: (n_steps + 1,) years. spot: (n_steps + 1, n_paths). The sale of the option itself costs nothing.
-    Raises ValueError unless the last of `times` is the option's expiry, for all paths.
+    Raises ValueError unless spot has a row for each of `times` and the last of them is the option's expiry, for all
+    paths.
     """
     xp = array_namespace(spot)
-    spot = xp.astype(spot, xp.float64)
+    spot = xp.astype(spot, xp.float64, copy=False)  # nothing writes into it
     n_steps = len(times) - 1
+    shape = tuple(spot.shape)
+    if len(shape) != 2 or shape[0] != n_steps + 1:
+        raise ValueError(f"spot must have shape ({n_steps + 1}, n_paths), a row for each of times, got {shape}")
     expiry_years = xp.asarray(option.expiry_years, dtype=xp.float64)
     if n_steps < 1 or not bool(xp.all(abs(expiry_years - float(times[-1])) < 1e-9)):
         raise ValueError(f"times must end at the option's expiry_years, {option.expiry_years}, got {times}")

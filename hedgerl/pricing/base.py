@@ -120,7 +120,7 @@ def check(xp: Any, name: str, value: Array, rule: str = "finite") -> None:
     """ValueError unless every element is finite and, as `rule` says, positive or non-negative."""
     if value.size == 0 if is_numpy(xp) else 0 in value.shape:
         return
-    low, high = float(xp.min(value)), float(xp.max(value))  # NaN comes through both
+    low, high = _bounds(xp, value)
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{name} must be finite, got {low if not np.isfinite(low) else high}")
     if (rule == "non-negative" and low < 0) or (rule == "positive" and low <= 0):
@@ -131,11 +131,17 @@ def check_inside(xp: Any, name: str, value: Array, low: float, high: float, *, c
     """ValueError unless every element lies in (low, high), or in [low, high] where `closed`."""
     if 0 in value.shape:
         return
-    least, most = float(xp.min(value)), float(xp.max(value))
+    least, most = _bounds(xp, value)
     inside = (low <= least and most <= high) if closed else (low < least and most < high)
     if not inside:
         interval = f"[{low:g}, {high:g}]" if closed else f"({low:g}, {high:g})"
         raise ValueError(f"{name} must lie in {interval}, got {least if not low < least else most}")
+
+
+def _bounds(xp: Any, value: Array) -> tuple[float, float]:
+    """The least and the largest element; NaN comes through both. torch warns where a gradient would be lost."""
+    value = value.detach() if hasattr(value, "detach") else value
+    return float(xp.min(value)), float(xp.max(value))
 
 
 def blocks(arrays: list[Array], size: int) -> Iterator[tuple[slice, list[Array]]]:

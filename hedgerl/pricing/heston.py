@@ -162,12 +162,12 @@ def _price_block(
     put = k < 0
     ceiling = xp.minimum(asset, cash)
     value = xp.minimum(at_least(xp, value * cash, 0.0), ceiling)
-    value = value * xp.sqrt(left / floored)
     slope = slope * cash
     forward = asset - cash
     other = put != (sign < 0)
     swap = xp.astype(other, xp.float64) * sign
-    price = value + swap * forward
+    share = xp.sqrt(left / floored)  # the payoff's own share is a maximum, so that its gradient at its kink is 1/2
+    price = share * (value + swap * forward) + (1.0 - share) * at_least(xp, sign * forward, 0.0)
     slope = slope + swap * asset
     calendar = rate * price - (rate - dividend) * slope - drift * cash
     return (

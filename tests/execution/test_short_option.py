@@ -135,21 +135,28 @@ def test_rate_and_dividend_are_paid():
     assert pnl.std() < 1.0
 
 
-def test_torch_agrees_with_numpy():
-    """Twin: the same books on torch tensors. Catches an operation that only NumPy arrays know."""
-    torch = pytest.importorskip("torch")
+@pytest.mark.parametrize("library", ["torch", pytest.param("cupy", marks=pytest.mark.gpu)])
+def test_other_libraries_agree_with_numpy(library):
+    """Twin: the same books on torch tensors and CuPy arrays. Catches an operation that only NumPy arrays know."""
+    xp = pytest.importorskip(library, reason=f"{library} is not installed")
+    if library == "cupy" and not xp.is_available():
+        pytest.skip("CuPy finds no CUDA device")
     paths, option, marker = black_scholes_world(n_paths=100, n_steps=6, rate=0.05, dividend=0.02)
     settings = {"half_spread_bps": 5.0, "rate": 0.05, "dividend": 0.02}
     expected = sell_and_hedge(paths.times, paths.spot, option, marker, Delta(), **settings)
 
-    def torch_marker(step: int) -> Greeks:
+    def sent_marker(step: int) -> Greeks:
         mark = marker(step)
-        return Greeks(*(torch.asarray(value) for value in (mark.price, mark.delta, mark.gamma, mark.vega, mark.theta)))
+        return Greeks(*(xp.asarray(value) for value in (mark.price, mark.delta, mark.gamma, mark.vega, mark.theta)))
 
-    episode = sell_and_hedge(paths.times, torch.asarray(paths.spot), option, torch_marker, Delta(), **settings)
-    assert isinstance(episode.pnl, torch.Tensor)
-    np.testing.assert_allclose(episode.wealth.numpy(), expected.wealth, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(episode.cost.numpy(), expected.cost, rtol=1e-12, atol=0)
+    def fetched(array):
+        assert type(array) is type(xp.asarray(paths.spot))
+        return array.numpy() if library == "torch" else array.get()
+
+    episode = sell_and_hedge(paths.times, xp.asarray(paths.spot), option, sent_marker, Delta(), **settings)
+    np.testing.assert_allclose(fetched(episode.pnl), expected.pnl, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(fetched(episode.wealth), expected.wealth, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(fetched(episode.cost), expected.cost, rtol=1e-12, atol=0)
 
 
 def test_expiry_must_be_the_last_time():
@@ -157,6 +164,26 @@ def test_expiry_must_be_the_last_time():
     paths, _, marker = black_scholes_world(n_paths=4, n_steps=3)
     with pytest.raises(ValueError, match="times must end at the option's expiry_years"):
         sell_and_hedge(paths.times, paths.spot, Option(100.0, 0.9), marker, Delta(), half_spread_bps=0.0)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 4), (4,), (4, 4, 1)])
+def test_spot_has_a_row_for_each_time(shape):
+    """Catches an episode of four times that settles at the fifth row's spot, a price after the expiry."""
+    paths, option, marker = black_scholes_world(n_paths=4, n_steps=3)
+    with pytest.raises(ValueError, match=r"spot must have shape \(4, n_paths\), a row for each of times, got \("):
+        sell_and_hedge(paths.times, np.full(shape, 100.0), option, marker, Delta(), half_spread_bps=0.0)
+
+
+@pytest.mark.parametrize(("dtype", "is_shared"), [("float64", True), ("float32", False)])
+def test_spot_is_copied_only_to_be_widened(dtype, is_shared):
+    """Catches a second spot matrix in memory, and books kept in float32."""
+    paths, option, marker = black_scholes_world(n_paths=4, n_steps=3)
+    spot = paths.spot.astype(dtype)
+    before = spot.copy()
+    episode = sell_and_hedge(paths.times, spot, option, marker, Delta(), half_spread_bps=5.0)
+    assert np.shares_memory(episode.spot, spot) is is_shared
+    assert episode.spot.dtype == episode.cash.dtype == np.float64
+    np.testing.assert_array_equal(spot, before)
 
 
 def test_payoff_of_calls_and_puts_together():

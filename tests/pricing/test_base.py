@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,15 @@ def test_checks_see_nan_and_the_open_end() -> None:
     check_inside(np, "x", np.array([0.0, 1.0]), 0, 1, closed=True)
     check(np, "x", np.empty(0), "positive")
     np.testing.assert_array_equal(at_least(np, np.array([-1.0, 2.0]), 0.5), [0.5, 2.0])
+
+
+def test_checks_keep_gradients_quiet() -> None:
+    """Behaviour: inputs that torch differentiates by raise no warning, and are still checked."""
+    torch = pytest.importorskip("torch")
+    value = torch.tensor([0.5, 1.0], requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(torch, "x", value, "positive")
+        check_inside(torch, "x", value, 0, 1, closed=True)
+    with pytest.raises(ValueError, match="x must be positive, got -1.0"):
+        check(torch, "x", -value, "positive")

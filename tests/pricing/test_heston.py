@@ -188,6 +188,20 @@ def test_at_expiry_the_price_is_the_payoff() -> None:
         assert all(np.isfinite(value).all() for value in astuple(g))
 
 
+@pytest.mark.parametrize("is_call", [True, False])
+@pytest.mark.parametrize("left", [0.0, 1e-9, 0.25])
+def test_gradient_of_the_price_is_delta(left: float, is_call: bool) -> None:
+    """Identity: torch's own derivative, at expiry 1/2 at the kink as in Black-Scholes, where delta is 1/2 + O(1e-3).
+
+    Catches a gradient of 0 at the money, and one that a mend of it counts twice before expiry.
+    """
+    torch = pytest.importorskip("torch")
+    spot = torch.tensor([80.0, 100.0, 120.0], dtype=torch.float64, requires_grad=True)
+    g = heston(spot, 100.0, left, 0.04, **MODEL, is_call=is_call)
+    g.price.sum().backward()
+    np.testing.assert_allclose(spot.grad, g.delta.detach(), rtol=0, atol=1e-9 if left > 1e-6 else 1e-3)
+
+
 def test_variance_of_zero_is_not_floored() -> None:
     """Limit: dV/dv0 at v0 = 0 explains the step to 1e-9; a floor of 1e-8 in v0 would hide ten such steps."""
     model = {"kappa": 1.0, "theta": 0.04, "sigma": 0.5, "rho": -0.5}

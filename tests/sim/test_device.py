@@ -1,0 +1,284 @@
+"""Simulation, marks and data sets on a device: CuPy against NumPy, on the same numbers.
+
+Everything marked `gpu` needs CuPy and a CUDA device and is skipped, with the reason, where either is absent. Without
+one the same tests run in a process of their own on the stand-in for CuPy in tests/standin_cupy: it refuses what a
+device's arrays refuse, so a NumPy function called on one, a host array among them, a lost dtype or a missing name is
+seen everywhere. It computes with NumPy, hence shows nothing of kernels, cuRAND, cuBLAS or speed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hedgerl.sim.model
+from hedgerl.pricing import Greeks, Option
+from hedgerl.sim import GARCH, SABR, BlackScholes, Heston, Model, Paths, RoughBergomi, load, load_marks, save
+from hedgerl.sim.backend import Workspace
+from hedgerl.sim.noise import normals
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS: dict[str, tuple[Model, dict[str, tuple[float, float]]]] = {  # and what is perturbed
+    "gbm": (BlackScholes(volatility=0.2, rate=0.03), {"volatility": (0.1, 0.3), "drift": (0.0, 0.1)}),
+    "heston": (
+        Heston(kappa=2.0, theta=0.04, sigma=0.9, rho=-0.7, v0=0.04, rate=0.03, dividend=0.01),
+        {"kappa": (1.0, 4.0), "sigma": (0.3, 1.0)},
+    ),
+    "heston table": (Heston(kappa=2.0, theta=0.04, sigma=0.9, rho=-0.7, v0=0.04), {"v0": (0.02, 0.08)}),
+    "rbergomi": (
+        RoughBergomi(
+            hurst=0.1, eta=1.5, rho=-0.7, forward_variance=((0.0, 0.1), (0.03, 0.05)), variance_risk_premium=-0.5
+        ),
+        {"hurst": (0.05, 0.2), "eta": (1.0, 2.0), "forward_variance": (0.02, 0.06)},
+    ),
+    "sabr": (SABR(volatility=0.2, volvol=1.0, rho=-0.5, drift=0.1), {"volvol": (0.5, 1.0), "rho": (-0.8, 0.0)}),
+    "garch": (GARCH(omega=2e-6, alpha=0.02, gamma=0.14, beta=0.89), {"v0": (0.01, 0.04), "beta": (0.85, 0.9)}),
+}
+N_PATHS, N_STEPS, DAY = 600, 6, 1 / 252
+BLOCK = hedgerl.sim.model._DEVICE_PATHS
+every_model = pytest.mark.parametrize("name", MODELS)
+every_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+OF_PATHS = {"float32": 2e-5, "float64": 1e-10}  # relative errors; a dozen steps add up their roundings
+OF_MARKS = {"float32": 5e-5, "float64": 1e-8}  # NumPy's float32 normal distribution is our own, within 1e-7
+
+
+@pytest.fixture(scope="module")
+def cupy() -> ModuleType:
+    """CuPy with a device, or its stand-in."""
+    module = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if not module.is_available():
+        pytest.skip("CuPy finds no CUDA device")
+    return module
+
+
+def simulate(name: str, n_paths: int = N_PATHS, seed: int | None = 1, n_steps: int = N_STEPS, **options: Any) -> Paths:
+    return MODELS[name][0].simulate(n_paths, n_steps, n_steps * DAY, seed, **options)
+
+
+def on_host(paths: Paths) -> Paths:
+    """The same paths in NumPy's arrays."""
+    return dataclasses.replace(
+        paths,
+        spot=paths.spot.get(),
+        variance=paths.variance.get(),
+        parameters={name: draws.get() for name, draws in paths.parameters.items()},
+        state={name: rows.get() for name, rows in paths.state.items()},
+    )
+
+
+def assert_twins(cupy: ModuleType, device: Paths, host: Paths, dtype: str) -> None:
+    """The same paths on the device and on the host, within rounding."""
+
+    def compare(name: str, ours: Any, theirs: Any, size: float) -> None:
+        assert isinstance(ours, cupy.ndarray), name
+        assert isinstance(theirs, np.ndarray), name
+        assert ours.dtype == theirs.dtype == np.dtype(dtype), name
+        rtol = OF_PATHS[dtype]
+        np.testing.assert_allclose(ours.get(), theirs, rtol=rtol, atol=rtol * size, err_msg=name)
+
+    compare("spot", device.spot, host.spot, 0.0)
+    compare("variance", device.variance, host.variance, 0.04)  # QE's may end at 0
+    for ours, theirs, size in [(device.state, host.state, 0.1), (device.parameters, host.parameters, 0.0)]:
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            compare(name, ours[name], theirs[name], size)
+
+
+@pytest.mark.gpu
+def test_arrays_refuse_numpy(cupy: ModuleType) -> None:
+    """Identity: what all tests below rely on to see a host operation. Holds for CuPy; catches a lenient stand-in."""
+    device, host = cupy.ones(3), np.ones(3)
+    with pytest.raises(TypeError):
+        np.asarray(device)
+    with pytest.raises(TypeError):
+        device * host
+    with pytest.raises(TypeError):
+        host * device
+    with pytest.raises(TypeError):
+        cupy.multiply(device, device, out=host)
+    assert isinstance(device.sum(), cupy.ndarray)
+
+
+@pytest.mark.gpu
+@every_dtype
+@every_model
+def test_noise_from_outside(cupy: ModuleType, name: str, dtype: str) -> None:
+    """Twin. Catches an operation on the host, a float64 among float32, an `out` that a device lacks."""
+    n_noise = MODELS[name][0].n_noise
+    noise = np.random.default_rng(1).standard_normal((n_noise, 12, N_PATHS))
+    given: dict[str, Any] = {"seed": None, "n_steps": 12, "dtype": dtype}
+    host = simulate(name, noise=noise, backend="numpy", **given)
+    for sent in (noise, cupy.asarray(noise)):
+        assert_twins(cupy, simulate(name, noise=sent, backend="cupy", **given), host, dtype)
+    back = simulate(name, noise=cupy.asarray(noise), backend="numpy", **given)
+    np.testing.assert_array_equal(back.spot, host.spot)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("perturbed", [False, True])
+@every_dtype
+@every_model
+def test_the_same_stream(
+    cupy: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    dtype: str,
+    perturbed: bool,
+    antithetic: bool,
+) -> None:
+    """Twin, the device being given NumPy's streams. Catches parameters by path that fall out of step with the paths,
+    and pairs that do not lie side by side."""
+
+    def numpys(xp: ModuleType, work: Workspace, *arguments: Any) -> Any:
+        drawn = normals(np, Workspace(np, dtype), *arguments)
+        return drawn if xp is np else xp.asarray(drawn)
+
+    monkeypatch.setattr(hedgerl.sim.model, "normals", numpys)
+    monkeypatch.setattr(hedgerl.sim.model, "_DEVICE_PATHS", 1024)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "antithetic": antithetic,
+        "perturb": MODELS[name][1] if perturbed else None,
+    }
+    device = simulate(name, 1_500, backend="cupy", **options)
+    assert_twins(cupy, device, simulate(name, 1_500, backend="numpy", **options), dtype)
+    assert bool(device.parameters) is perturbed
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("antithetic", [False, True])
+@every_model
+def test_more_paths_begin_with_the_fewer(cupy: ModuleType, name: str, antithetic: bool) -> None:
+    """Identity, over a block's border. Catches draws in the order of memory, which n_paths would move."""
+    options: dict[str, Any] = {"n_steps": 2, "antithetic": antithetic, "backend": "auto"}
+    many = simulate(name, BLOCK + 1_000, **options)
+    for fewer in (2, 1_030, BLOCK + 10):
+        few = simulate(name, fewer, **options)
+        assert isinstance(few.spot, cupy.ndarray)
+        np.testing.assert_array_equal(few.spot.get(), many.spot[:, :fewer].get())
+        np.testing.assert_array_equal(few.variance.get(), many.variance[:, :fewer].get())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_own_draws_are_normal(cupy: ModuleType, tools: SimpleNamespace, dtype: str) -> None:
+    """Statistical: mean, variance, neighbours in time, in paths and across blocks, 4 standard errors.
+
+    Catches a stream that both blocks or both seeds share, and normals of another variance.
+    """
+    model = BlackScholes(volatility=0.2)
+    first, second = (
+        model.simulate(2 * BLOCK, 2, 2 * DAY, seed, backend="cupy", dtype=dtype).spot.get().astype(np.float64)
+        for seed in (1, 2)
+    )
+    z, other = ((np.diff(np.log(spot), axis=0) + 0.02 * DAY) / (0.2 * DAY**0.5) for spot in (first, second))
+    tools.assert_mean(z)
+    tools.assert_mean(z**2, 1.0)
+    tools.assert_mean(z[0] * z[1])
+    tools.assert_mean(z[:, 1:] * z[:, :-1])
+    tools.assert_mean(z[:, BLOCK:] * z[:, :BLOCK])
+    tools.assert_mean(z * other)
+
+
+@pytest.mark.gpu
+def test_antithetic_pairs(cupy: ModuleType) -> None:
+    """Identity: log returns of a pair add up to their drift. Catches equal noise, and noise of two strangers."""
+    paths = simulate("gbm", 50, antithetic=True, backend="cupy", dtype="float64")
+    logs = np.log(paths.spot.get() / 100.0)
+    expected = np.broadcast_to(2 * (0.03 - 0.02) * paths.times[:, None], (N_STEPS + 1, 25))
+    np.testing.assert_allclose(logs[:, 0::2] + logs[:, 1::2], expected, rtol=0, atol=1e-12)
+    assert np.unique(logs[-1]).size == 50
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("perturbed", [False, True])
+@every_dtype
+@every_model
+def test_marks(cupy: ModuleType, name: str, dtype: str, perturbed: bool) -> None:
+    """Twin: marks of the device's paths against NumPy's marks of the same arrays, one contract or one a path.
+
+    Catches a host operation in a marker, terms left on the host, a Greek that changes dtype.
+    """
+    model, spread = MODELS[name]
+    paths = simulate(name, dtype=dtype, perturb=spread if perturbed else None, backend="cupy")
+    device, host = model.market(paths), model.market(on_host(paths))
+    each = np.arange(N_PATHS)
+    by_path = Option(np.full(N_PATHS, 101.0), np.where(each % 2, N_STEPS, 3) * DAY, each % 3 == 0)
+    sent = Option(cupy.asarray(by_path.strike), cupy.asarray(by_path.expiry_years), cupy.asarray(by_path.is_call))
+    scalar = Option(100.0, N_STEPS * DAY, is_call=False)
+
+    def compare(ours: Greeks, theirs: Greeks) -> None:
+        for greek in ("price", "delta", "gamma", "vega", "theta"):
+            value, expected = getattr(ours, greek), getattr(theirs, greek)
+            assert isinstance(value, cupy.ndarray), greek
+            assert value.shape == (N_PATHS,), greek
+            assert value.dtype == expected.dtype == np.dtype(dtype), greek
+            size = float(np.abs(expected).max())
+            np.testing.assert_allclose(value.get(), expected, rtol=0, atol=OF_MARKS[dtype] * size, err_msg=greek)
+
+    for step in (0, 3, N_STEPS - 1, N_STEPS):
+        compare(device.mark(scalar, step), host.mark(scalar, step))
+    for step in (0, 3):
+        expected = host.mark(by_path, step)
+        compare(device.mark(by_path, step), expected)
+        compare(device.mark(sent, step), expected)
+
+
+@pytest.mark.gpu
+@every_model
+def test_saved_paths_come_back(cupy: ModuleType, tmp_path: Path, name: str) -> None:
+    """Round trip from the device to the disk. Catches a file written from memory that the host does not see."""
+    model, spread = MODELS[name]
+    paths = simulate(name, 50, perturb=spread, backend="cupy")
+    option = Option(100.0, DAY)
+    save(paths, tmp_path / "set", {"call": option})
+    back, host = load(tmp_path / "set", verify=True), on_host(paths)
+    assert back.ranges == paths.ranges
+    for ours, theirs in [(back.spot, host.spot), (back.variance, host.variance)]:
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in [(back.parameters, host.parameters), (back.state, host.state)]:
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            np.testing.assert_array_equal(ours[key], theirs[key])
+    marked = load_marks(tmp_path / "set")["call"].greeks
+    market = model.market(paths)
+    for step in (0, 1):
+        mark = market.mark(option, step)
+        for greek in ("price", "delta", "gamma", "vega", "theta"):
+            np.testing.assert_array_equal(getattr(marked, greek)[step], getattr(mark, greek).get())
+    assert json.loads((tmp_path / "set" / "meta.json").read_text())["backend"] == "cupy"
+
+
+def test_all_of_it_on_the_stand_in() -> None:
+    """Runs everything marked `gpu`, here and beside, in a process whose CuPy is the stand-in; no other test sees it."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_", "HYPOTHESIS_"))
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT / "tests" / "standin_cupy"), os.environ.get("PYTHONPATH")])
+    )
+    plugins = ["-p", "no:cacheprovider", "-p", "no:xdist"]
+    tests = [str(Path(__file__)), *(str(ROOT / "tests" / folder) for folder in ("pricing", "execution"))]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *plugins, *tests],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    summary = done.stdout.strip().rpartition("\n")[2]
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert re.match(r"\d+ passed", summary), summary
+    assert "skipped" not in summary

@@ -1,0 +1,7 @@
+"""Devices: there is one."""
+
+from __future__ import annotations
+
+from cupy.cuda.device import Device
+
+__all__ = ["Device"]

@@ -1,0 +1,1 @@
+"""The name that array-api-compat imports; the package calls nothing of it."""
