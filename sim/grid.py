@@ -53,10 +53,10 @@ def kept_times(n_steps: Any, maturity: Any, times: Any) -> np.ndarray:
     if not np.isfinite(grid).all():
         raise ValueError(f"times must be finite, got {grid[~np.isfinite(grid)][0]}")
     if grid[0] != 0.0:
-        raise ValueError(f"times must start at 0, got {grid[0]!r}")
+        raise ValueError(f"times must start at 0, got {float(grid[0])}")
     if (np.diff(grid) <= 0).any():
         place = int(np.argmax(np.diff(grid) <= 0))
-        raise ValueError(f"times must increase, got {grid[place]!r} before {grid[place + 1]!r}")
+        raise ValueError(f"times must increase, got {float(grid[place])} before {float(grid[place + 1])}")
     return grid
 
 

@@ -153,7 +153,8 @@ def _payoff(contract: Contract) -> Marks:
     sign = xp.where(contract.is_call, 1.0, -1.0).astype(contract.spot.dtype)
     gain = sign * (contract.spot - contract.strike)
     nothing = xp.zeros_like(gain)
-    return xp.maximum(gain, 0.0), sign * (gain > 0), nothing, nothing, nothing
+    delta = sign * xp.where(gain > 0, 1.0, xp.where(gain < 0, 0.0, 0.5)).astype(gain.dtype)  # as in `pricing`
+    return xp.maximum(gain, 0.0), delta, nothing, nothing, nothing
 
 
 def from_smile(

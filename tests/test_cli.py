@@ -157,9 +157,10 @@ def test_simulate_refuses_before_it_works(tmp_path, capfd, monkeypatch):
 def test_a_stopped_run_leaves_nothing(number, status, tmp_path):
     """Behaviour: Ctrl-C, and SIGTERM as schedulers send it, while marking. Catches gigabytes left behind."""
     script = """
-import os, sys
+import os, signal, sys
 from hedgerl import cli
 from hedgerl.sim import Market
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits that it is ignored
 number = int(sys.argv[1])
 def mark(self, option, step):
     os.kill(os.getpid(), number)
