@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from hedgerl.sim.backend import Array, namespace, single_threaded_blas, usable_threads
+from hedgerl.sim.backend import Array, namespace, single_threaded_blas
 from hedgerl.sim.market import Implied, SmileMarker, flat_smile, from_smile
 from hedgerl.sim.mixing import Bins, Group, Law, curve_features, fit
 from hedgerl.sim.smile import Smile, blend
@@ -153,7 +153,7 @@ class SmileLibrary:
             return Group(law, known, curves, np.array([drawn[name] for name in self.features]))
 
         with single_threaded_blas():
-            return fit(steps, group, shaped=self.model.curves_differ_in_shape, threads=usable_threads())
+            return fit(steps, group, shaped=self.model.curves_differ_in_shape)
 
 
 @lru_cache(maxsize=32)

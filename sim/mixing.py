@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
@@ -140,7 +139,7 @@ class Sums(NamedTuple):
     inner: np.ndarray  # (n, c, c) of c c'
 
 
-def fit(steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], *, shaped: bool, threads: int) -> Smile:
+def fit(steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], *, shaped: bool) -> Smile:
     """The smile for expiry after `steps` (years, (m,)), learnt from N_GROUPS groups of curves.
 
     groups: the group of a number, given a generator of its own. shaped: whether curves differ in more than level.
@@ -157,11 +156,7 @@ def fit(steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], 
         places = (np.arange(N_STRIKES) + generator(_SEED, "strikes", number).random((s.size, N_STRIKES))) / N_STRIKES
         return _price(number, steps, group, s, features, MONEYNESS * (2.0 * places - 1.0))
 
-    if threads == 1:
-        parts = [of_group(number) for number in range(N_GROUPS)]
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(of_group, range(N_GROUPS)))
+    parts = [of_group(number) for number in range(N_GROUPS)]  # threads would wait for each other: the calls are short
     features = np.concatenate([part.features for part in parts], axis=1)
     joined = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in Sums._fields if name != "features"
@@ -198,14 +193,18 @@ def _price(number: int, steps: np.ndarray, group: Group, s: np.ndarray, features
     ]
     control = np.stack([_pairs(values) for values in controls], axis=1).astype(np.float64)
     deviation = np.sqrt(np.maximum((1.0 - rho * rho) * integral, 1e-12))
-    payoffs = []
-    for place in range(x.shape[1]):
-        log_strike = (x[:, place] * s)[:, None].astype(np.float32)
-        sign = np.where(log_strike > 0, np.float32(1), np.float32(-1))
-        d1 = (log_forward - log_strike) / deviation + 0.5 * deviation
-        payoff = sign * (forward * cdf(sign * d1) - np.exp(log_strike) * cdf(sign * (d1 - deviation)))
-        payoffs.append(_pairs(payoff / unit))
-    payoff = np.stack(payoffs, axis=1).astype(np.float64)
+    log_strike = (x * s[:, None]).astype(np.float32)[:, :, None]
+    sign = np.where(log_strike > 0, np.float32(1), np.float32(-1))
+    deviation = deviation[:, None, :]
+    d1 = (log_forward[:, None, :] - log_strike) / deviation  # all strikes at once: few calls, arrays that fit the cache
+    d1 += 0.5 * deviation
+    d2 = d1 - deviation
+    d1 *= sign
+    d2 *= sign
+    payoff = forward[:, None, :] * cdf(d1)
+    payoff -= np.exp(log_strike) * cdf(d2)
+    payoff *= sign / unit[:, :, None]
+    payoff = _pairs(payoff).astype(np.float64)
     samples = payoff.shape[2]
     across = control.transpose(0, 2, 1)
     return Sums(
