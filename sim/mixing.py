@@ -291,7 +291,7 @@ def _regress(sums: Sums) -> Smile:
     design = (x_basis[rows_x] * state_basis[rows_state]).T
     log_strike, sign = x * s, np.where(x > 0, 1.0, -1.0)
     penalty = 1e-8 + _SMOOTH * (rows_x / 8.0) ** 4 * (products.sum(axis=1)[rows_state] > 0)
-    ratio = np.ones_like(target)
+    ratio, solution = np.ones_like(target), np.zeros(len(kept))
     for _ in range(6):
         total = s * ratio
         d1 = -log_strike / total + 0.5 * total

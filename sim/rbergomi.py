@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -130,7 +130,7 @@ class RoughBergomi(Model):
             raise ValueError(f"forward_variance must be positive at every time, got {values!r}")
         return values
 
-    def with_parameter(self, name: str, value: float) -> RoughBergomi:
+    def with_parameter(self, name: str, value: float) -> Self:
         """See `Model.with_parameter`; a new forward_variance scales the curve to that value at time 0."""
         if name != "forward_variance" or not callable(self.forward_variance):
             return super().with_parameter(name, value)

@@ -76,7 +76,7 @@ def as_arrays(**values: Any) -> tuple[Any, list[Array]]:
         xp = array_api_compat.array_namespace(*foreign, *[v for v in plain if isinstance(v, np.ndarray)])
         device: Any = array_api_compat.device(foreign[0])
         plain = [v.item() if isinstance(v, np.generic) else v for v in plain]
-        typed = foreign
+        typed: list[Any] = foreign
     else:
         xp, device = array_api_compat.array_namespace(np.empty(0)), "cpu"
         typed = [v for v in plain if isinstance(v, (np.ndarray, np.generic))]
@@ -110,7 +110,7 @@ def as_signs(xp: Any, is_call: Any, like: Array) -> Array:
         return xp.asarray(1.0 if is_call else -1.0, dtype=like.dtype, device=array_api_compat.device(like))
     if isinstance(is_call, (list, tuple)):
         is_call = np.asarray(is_call)
-    if not array_api_compat.is_array_api_obj(is_call) or str(is_call.dtype).rpartition(".")[2] != "bool":
+    if str(getattr(is_call, "dtype", "")).rpartition(".")[2] != "bool":
         raise ValueError(f"is_call must be a bool or an array of bool, got {is_call!r}")
     flags = xp.asarray(is_call, device=array_api_compat.device(like))
     return xp.astype(flags, like.dtype) * 2 - 1
