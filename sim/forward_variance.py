@@ -40,7 +40,7 @@ class ForwardVarianceModel(Protocol):
         ...
 
     def _log_forward_curve(self, paths: Paths, step: int, ahead: np.ndarray, bins: Bins, part: Array) -> Array:
-        """log xi of paths at times[step], averaged over the bins of the steps that start at `ahead`, (b, n)."""
+        """log xi of paths at times[step] by bins (see `Bins`) of the steps that start at `ahead`, (b, n)."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from hedgerl.pricing._checks import non_negative, positive
 from hedgerl.sim.grid import TimeGrid, refine
-from hedgerl.sim.induction import InductionMarker
+from hedgerl.sim.induction import InductionMarker, Recursion
 from hedgerl.sim.market import Marker
 from hedgerl.sim.model import Block, Model
 from hedgerl.sim.paths import Paths
@@ -62,12 +63,16 @@ class GARCH(Model):
     @property
     def persistence(self) -> float:
         """alpha + gamma / 2 + beta: the share of a variance shock that is left after a step."""
-        return self.alpha + 0.5 * self.gamma + self.beta
+        return float(self._recursion(self.parameters).persistence)
 
     @property
     def long_run_variance(self) -> float:
         """Unconditional variance per year."""
-        return self.omega / (1 - self.persistence) * self.steps_per_year
+        return float(self._recursion(self.parameters).long_run * self.steps_per_year)
+
+    @staticmethod
+    def _recursion(parameters: Mapping[str, Any]) -> Recursion:
+        return Recursion(*(parameters[name] for name in Recursion._fields))
 
     @classmethod
     def fit(cls, returns: Any, *, steps_per_year: float = 252.0, **market: Any) -> Self:
@@ -116,8 +121,7 @@ class GARCH(Model):
         growth = self.growth(given)
         first = given["v0"]
         if first is None:
-            persistence = given["alpha"] + 0.5 * given["gamma"] + given["beta"]
-            first = given["omega"] / (1 - persistence) * self.steps_per_year
+            first = self._recursion(given).long_run * self.steps_per_year
         log_spot, h, square = block.zeros("log_spot"), block.scratch("h"), block.scratch("square")
         shock, response = block.scratch("shock"), block.scratch("response")
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hedgerl.sim.garch import GARCH
     from hedgerl.sim.paths import Paths
 
-_MONEYNESS = 5.0  # smiles reach to |log(K / F)| of so many expected standard deviations
+_MONEYNESS = 5.0  # smiles are fitted to |log(K / F)| of so many expected standard deviations
 _NODES = (19, 15)  # in moneyness and in log volatility
 _QUADRATURE = 48  # nodes on either side of 0, where the recursion has a kink
 _TOP = 100.0  # smiles reach to so many times the long-run variance
@@ -46,15 +46,16 @@ class Recursion(NamedTuple):
     @property
     def long_run(self) -> Any:
         """Unconditional variance of a step."""
-        return self.omega / (1.0 - self._persistence)
+        return self.omega / (1.0 - self.persistence)
 
     @property
-    def _persistence(self) -> Any:
+    def persistence(self) -> Any:
+        """The share of a variance shock that is left after a step."""
         return self.alpha + 0.5 * self.gamma + self.beta
 
     def weight(self, n_steps: int) -> Any:
         """What the mean variance of the next n_steps steps keeps of h - long_run."""
-        return (1.0 - self._persistence**n_steps) / (n_steps * (1.0 - self._persistence))
+        return (1.0 - self.persistence**n_steps) / (n_steps * (1.0 - self.persistence))
 
     def mean_variance(self, h: Any, n_steps: int) -> Any:
         """Expected variance a step over the next n_steps steps."""

@@ -29,7 +29,7 @@ import numpy as np
 
 from hedgerl.pricing.normal import cdf
 from hedgerl.sim.backend import Array
-from hedgerl.sim.noise import fill_normals, generator
+from hedgerl.sim.noise import CHUNK, fill_normals, generator
 from hedgerl.sim.smile import Smile, otm_price, polynomials, total_degree
 from hedgerl.sim.volterra import HybridWeights
 
@@ -41,9 +41,7 @@ WIDER = 1.25  # standard deviation of the states that are learnt from, relative 
 MONEYNESS = 3.2  # |log(K / F)| / s that smiles are fitted up to
 _DEGREES_X = (16, 12, 8, 5)  # in moneyness, for products of features of total degree 0, 1, 2, 3
 _MISFIT = 0.01  # of g, what the polynomial itself may miss: it keeps noiseless wings from ruling the fit
-_SMOOTH = (
-    1e-3  # ridge, growing with the degree in x, on what depends on the state: without it wings of rare states ripple
-)
+_SMOOTH = 1e-3  # ridge on what depends on the state, growing with the degree in x: else wings of rare states ripple
 _SINGLE_BINS = 8  # steps of the forward curve taken one at a time; further ones are averaged in growing bins
 _SEED = 20160421  # smiles are a part of the model: the same for every user and run
 
@@ -227,9 +225,10 @@ def _noise_ahead(number: int, steps: np.ndarray, law: Law) -> tuple[np.ndarray, 
     """
     m, half = steps.size, N_SAMPLES // 2
     normals = np.empty((2, m, N_SAMPLES), dtype=np.float32)
-    scratch = np.empty(1 << 14, dtype=np.float32)
+    scratch = np.empty(CHUNK // 2, dtype=np.float32)
+    rows = CHUNK // half  # whole chunks are drawn, so that the beginning does not depend on m
     for place, name in enumerate(("driver ahead", "residual ahead")):
-        drawn = np.empty((-(-m // 64) * 64, half), dtype=np.float32)  # whole chunks, for the sake of the beginning
+        drawn = np.empty((-(-m // rows) * rows, half), dtype=np.float32)
         fill_normals(generator(_SEED, name, number), drawn.reshape(-1), scratch)
         normals[place, :, :half] = drawn[:m]
         np.negative(drawn[:m], out=normals[place, :, half:])

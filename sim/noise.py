@@ -15,7 +15,7 @@ import numpy as np
 from hedgerl.sim.backend import Array, Workspace, is_numpy
 
 STREAM_PATHS = 1024  # paths that share a stream
-_CHUNK = 1 << 15  # normals made at a time: small enough to stay in a core's cache, large enough to hide call overhead
+CHUNK = 1 << 15  # normals made at a time: small enough to stay in a core's cache, large enough to hide call overhead
 
 
 def entropy(seed: int | None) -> int:
@@ -47,11 +47,11 @@ def fill_normals(rng: np.random.Generator, out: np.ndarray, scratch: np.ndarray)
 
     Both dtypes turn the same 32-bit numbers into the same normals up to rounding, so a float64 run is the float32 run,
     seen more sharply. Vectorised Box-Muller takes a quarter of the time of NumPy's ziggurat in float32. Normals are cut
-    at sqrt(2 ln 2^33) = 6.76, which one draw in 7e10 would pass. `scratch`: at least _CHUNK / 2 of the same dtype.
+    at sqrt(2 ln 2^33) = 6.76, which one draw in 7e10 would pass. `scratch`: at least CHUNK / 2 of the same dtype.
     """
     dtype = out.dtype.type
-    for start in range(0, out.size, _CHUNK):
-        half = min(_CHUNK, out.size - start) // 2
+    for start in range(0, out.size, CHUNK):
+        half = min(CHUNK, out.size - start) // 2
         bits = rng.integers(0, 1 << 64, size=half, dtype=np.uint64).view(np.uint32)
         radius = out[start : start + half]
         angle = out[start + half : start + 2 * half]
@@ -92,7 +92,7 @@ def normals(
         return out
     width = STREAM_PATHS // 2 if antithetic else STREAM_PATHS
     drawn = work.take("noise_stream", (n_noise, n_steps, width))
-    scratch = work.take("noise_scratch", (_CHUNK // 2,))
+    scratch = work.take("noise_scratch", (CHUNK // 2,))
     for start in range(0, n_paths, STREAM_PATHS):
         stop = min(start + STREAM_PATHS, n_paths)
         rng = generator(seed, name, (first_path + start) // STREAM_PATHS)
