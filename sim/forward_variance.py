@@ -9,11 +9,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
+from numpy.polynomial.hermite_e import hermegauss
 
+from hedgerl.pricing import implied_volatility
 from hedgerl.sim.backend import Array, namespace, single_threaded_blas
 from hedgerl.sim.market import Implied, SmileMarker, flat_smile, from_smile
-from hedgerl.sim.mixing import Bins, Group, Law, curve_features, fit
-from hedgerl.sim.smile import Smile, blend
+from hedgerl.sim.mixing import BEND, MONEYNESS, Bins, Group, Law, curve_features, fit
+from hedgerl.sim.smile import Smile, blend, interpolate, otm_price
 
 if TYPE_CHECKING:
     from hedgerl.sim.paths import Paths
@@ -49,6 +51,9 @@ _EVERY = 10  # steps up to which every number of them has a smile of its own
 _RATIO = 1.15  # of neighbouring numbers of steps beyond
 _LEVEL = 0.2  # standard deviation of the level added to log xi of the curves that are learnt from
 _STARTS = 4  # times to learn from that a smile needs to be interpolated: with fewer its state hardly varies
+_NODES = (24, 8, 16)  # of the first step's normals: driver, residual, spot
+_NODES_X, _NODES_LEVEL = 25, 4  # in moneyness and in the level of the curve, of the smile at the start
+_MARGIN = 0.15  # of log volatility, which that smile reaches beyond the levels that are met: vega is a slope
 Ranges = tuple[tuple[str, float, float], ...]  # of the perturbed parameters, by name
 
 
@@ -70,8 +75,76 @@ class SmileLibrary:
         key = (now, np.round(steps, 12).tobytes())
         with self.lock:
             if key not in self.smiles:
-                self.smiles[key] = self._shared(now, steps)
+                one_state = now == 0 and not self.features
+                self.smiles[key] = self._at_the_start(steps) if one_state else self._shared(now, steps)
             return self.smiles[key]
+
+    def _at_the_start(self, steps: np.ndarray) -> Smile:
+        """The smile at fine[0], where all curves are one up to their level: the mean of the next step's prices.
+
+        Every user prices this one state, and compares it with the average of thousands of others, so that errors of a
+        regression do not cancel as they do between two later steps. The mean over the step's three normals (of the
+        driver, its residual and the spot) is a sum over Gauss-Hermite nodes.
+        """
+        model, fine, shaped = self.model, np.array(self.fine), self.model.curves_differ_in_shape
+        ahead, bins, next_bins = np.append(0.0, np.cumsum(steps[:-1])), Bins.of(steps), Bins.of(steps[1:])
+        law, curves = model._law_and_curves(fine, 0, ahead, np.random.default_rng(0))  # no noise has entered yet
+        known, random = model._known_log_curve(ahead), curves[0]
+        weights = law.weights(ahead)
+        (driver, by_driver), (residual, by_residual), (spot, by_spot) = (_normal_nodes(size) for size in _NODES)
+        loading = law.eta * steps[0] ** 0.5 * weights.average[:, :1]
+        own = law.eta * weights.residual[0]
+        moved = random[1:, None] + loading * driver - 0.5 * loading**2
+        moved = np.repeat(moved, residual.size, axis=1)  # (m - 1, driver and residual)
+        moved[0] += np.tile(own * residual - 0.5 * own**2, driver.size)
+        curve = bins.log_average(known)[:, None] + bins.average(random[:, None])
+        next_curve = next_bins.log_average(known[1:])[:, None] + next_bins.average(moved)
+        next_smile = self._shared(1, steps[1:]) if steps.size > 2 else None  # the last step is lognormal
+        probability = np.outer(np.outer(by_driver, by_residual), by_spot)
+        shock = np.repeat(law.rho * driver[:, None] + (1.0 - law.rho**2) ** 0.5 * spot, residual.size, axis=0)
+        centre = curve_features(np, bins, curve, shaped)[1][:, 0]
+
+        def implied(x: np.ndarray, level: float) -> np.ndarray:
+            """g at x (k,) with the log of the whole curve moved by `level`."""
+            s = curve_features(np, bins, curve + level, shaped)[0]
+            next_s, features = curve_features(np, next_bins, next_curve + level, shaped)
+            deviation = np.exp(0.5 * (known[0] + random[0] + level)) * steps[0] ** 0.5
+            log_forward = deviation * shock - 0.5 * deviation**2
+            log_strike = (x * s)[:, None, None] - log_forward  # over the next step's forward price
+            total = np.broadcast_to(next_s[:, None], log_strike.shape)
+            if next_smile is not None:
+                each = np.broadcast_to(features[:, None, :, None], (len(features), *log_strike.shape))
+                ratio = next_smile(np, (log_strike / total).reshape(-1), each.reshape(len(features), -1))
+                total = total * ratio.value.reshape(total.shape)
+            is_call = x > 0
+            sign = np.where(is_call, 1.0, -1.0)[:, None, None]
+            price = np.einsum("kcs,cs->k", np.exp(log_forward) * otm_price(log_strike, total, sign), probability)
+            return implied_volatility(price, 1.0, np.exp(x * s), 1.0, is_call=is_call) / s
+
+        def ratio(x: np.ndarray, log_volatility: np.ndarray) -> np.ndarray:
+            return np.stack([implied(x[:, 0], 2.0 * (value - centre[0])) for value in log_volatility[0]], axis=1)
+
+        ends = [centre[0] + 0.5 * (level - known[0] - random[0]) for level in self._levels(ahead)]
+        low, high = min(ends) - _MARGIN, max(ends) + _MARGIN
+        smile = interpolate(MONEYNESS, low, high, (_NODES_X, _NODES_LEVEL), ratio, BEND)
+        rest = np.zeros((len(smile.degrees), centre.size - 1), dtype=int)  # the other features do not vary
+        return dataclasses.replace(
+            smile,
+            low=np.append(low, centre[1:]),
+            high=np.append(high, centre[1:]),
+            degrees=np.concatenate([smile.degrees, rest], axis=1),
+        )
+
+    def _levels(self, ahead: np.ndarray) -> list[float]:
+        """log xi of the current step at the start: of the model and at the ends of the ranges of its parameters."""
+        models = [self.model]
+        for name, *bounds in self.ranges:
+            models += [self.model.with_parameter(name, bound) for bound in bounds]
+        levels = []
+        for model in models:
+            _, curves = model._law_and_curves(np.array(self.fine), 0, ahead, np.random.default_rng(0))
+            levels.append(float(model._known_log_curve(ahead)[0] + curves[0, 0]))
+        return levels
 
     def _shared(self, now: int, steps: np.ndarray) -> Smile:
         """One smile serves all times at which the same steps lie ahead of a curve of like shape."""
@@ -136,6 +209,8 @@ class SmileLibrary:
     def _fit(self, steps: np.ndarray, starts: np.ndarray) -> Smile:
         fine = np.array(self.fine)
         ahead = np.append(0.0, np.cumsum(steps[:-1]))
+        if not self.features and starts.size > 1:
+            starts = starts[starts > 0]  # the start has smiles of its own
 
         def group(number: int, rng: np.random.Generator) -> Group:
             # the first start, mostly that of the simulation, is one state among many, yet the one every user prices
@@ -197,6 +272,12 @@ class ForwardVarianceMarker(SmileMarker):
         left = float(steps.sum())
         by_volatility = left**0.5 / s if self.model.curves_differ_in_shape else paths.variance[step][part] ** -0.5
         return from_smile(smile, log_moneyness, s, features, left, by_volatility)
+
+
+def _normal_nodes(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of Gauss-Hermite quadrature under the standard normal law."""
+    nodes, weights = hermegauss(size)
+    return nodes, weights / weights.sum()
 
 
 def extended(fine: np.ndarray, until: float) -> np.ndarray:

@@ -27,22 +27,28 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hedgerl.pricing import implied_volatility
 from hedgerl.pricing.normal import cdf
 from hedgerl.sim.backend import Array
 from hedgerl.sim.noise import CHUNK, fill_normals, generator
-from hedgerl.sim.smile import Smile, otm_price, polynomials, total_degree
+from hedgerl.sim.smile import Smile, bent, otm_price, polynomials, straight, total_degree
 from hedgerl.sim.volterra import HybridWeights
 
 N_GROUPS = 512  # independent banks of noise
 N_STATES = 4  # forward curves priced with each bank
 N_SAMPLES = 1024  # of the noise ahead in a bank, in antithetic pairs
-N_STRIKES = 8  # priced for each curve
+N_STRIKES = 10  # priced for each curve
 WIDER = 1.25  # standard deviation of the states that are learnt from, relative to those that paths visit
-MONEYNESS = 3.2  # |log(K / F)| / s that smiles are fitted up to
+MONEYNESS = 7.0  # |log(K / F)| / s that smiles are fitted up to
+BEND = 4.0  # of the moneyness in which smiles are polynomials, see `Smile`
 _DEGREES_X = (16, 12, 8, 5)  # in moneyness, for products of features of total degree 0, 1, 2, 3
 _MISFIT = 0.01  # of g, what the polynomial itself may miss: it keeps noiseless wings from ruling the fit
 _SMOOTH = 1e-3  # ridge on what depends on the state, growing with the degree in x: else wings of rare states ripple
 _SINGLE_BINS = 8  # steps of the forward curve taken one at a time; further ones are averaged in growing bins
+_RANGE = float(bent(np, MONEYNESS, BEND)[0])
+_UP, _SPIKES = 1 / 8, 3 / 8  # shares of the samples whose driver is shifted, see `_tilt`
+_SHIFT = 1.5  # standard deviations that it is shifted by
+_ROUNDS = 4  # of Gauss-Newton
 _SEED = 20160421  # smiles are a part of the model: the same for every user and run
 
 
@@ -152,7 +158,8 @@ def fit(steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], 
         if group.parameters.size:
             features = np.concatenate([features, np.repeat(group.parameters[:, None], s.size, axis=1)])
         places = (np.arange(N_STRIKES) + generator(_SEED, "strikes", number).random((s.size, N_STRIKES))) / N_STRIKES
-        return _price(number, steps, group, s, features, MONEYNESS * (2.0 * places - 1.0))
+        u = _RANGE * (2.0 * places - 1.0)
+        return _price(number, steps, group, s, features, straight(u, BEND))
 
     parts = [of_group(number) for number in range(N_GROUPS)]  # threads would wait for each other: the calls are short
     features = np.concatenate([part.features for part in parts], axis=1)
@@ -165,11 +172,11 @@ def fit(steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], 
 def _price(number: int, steps: np.ndarray, group: Group, s: np.ndarray, features: np.ndarray, x: np.ndarray) -> Sums:
     """The mixing estimator over the group's bank of noise, forward 1, undiscounted.
 
-    Controls, all of known mean: I, M, M^2 and the exponential martingales exp(q M - q^2 I / 2) at three q, the forward
-    price itself among them.
+    Controls, all of known mean: I, M, M^2, the exponential martingales exp(q M - q^2 I / 2) at three q, the forward
+    price itself among them, and the weights of the samples.
     """
     eta, rho, _ = group.law
-    growth, shocks = _noise_ahead(number, steps, group.law)
+    growth, shocks, weight = _noise_ahead(number, steps, group.law)
     curves = np.exp(group.known + group.random)
     weighted = (curves * steps).astype(np.float32)
     integral = weighted @ growth
@@ -189,6 +196,7 @@ def _price(number: int, steps: np.ndarray, group: Group, s: np.ndarray, features
         (forward - 1.0) / unit,
         *((martingale(q) - 1.0) / unit for q in (-0.5, 0.5)),
     ]
+    controls = [values * weight for values in controls] + [np.broadcast_to(weight - 1.0, driver.shape)]
     control = np.stack([_pairs(values) for values in controls], axis=1).astype(np.float64)
     deviation = np.sqrt(np.maximum((1.0 - rho * rho) * integral, 1e-12))
     log_strike = (x * s[:, None]).astype(np.float32)[:, :, None]
@@ -202,6 +210,7 @@ def _price(number: int, steps: np.ndarray, group: Group, s: np.ndarray, features
     payoff = forward[:, None, :] * cdf(d1)
     payoff -= np.exp(log_strike) * cdf(d2)
     payoff *= sign / unit[:, :, None]
+    payoff *= weight
     payoff = _pairs(payoff).astype(np.float64)
     samples = payoff.shape[2]
     across = control.transpose(0, 2, 1)
@@ -217,8 +226,8 @@ def _pairs(values: np.ndarray) -> np.ndarray:
     return 0.5 * (values[..., :half] + values[..., half:])
 
 
-def _noise_ahead(number: int, steps: np.ndarray, law: Law) -> tuple[np.ndarray, np.ndarray]:
-    """E_j and sqrt(E_j) dW_j, each (m, N_SAMPLES) float32, antithetic in both halves.
+def _noise_ahead(number: int, steps: np.ndarray, law: Law) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """E_j and sqrt(E_j) dW_j, each (m, N_SAMPLES) float32, and weights (N_SAMPLES,): antithetic in both halves.
 
     Of a given bank the noise for fewer steps is the beginning of that for more: the errors of neighbouring smiles move
     together, and their difference, which is what a hedger could earn, nearly cancels.
@@ -233,6 +242,7 @@ def _noise_ahead(number: int, steps: np.ndarray, law: Law) -> tuple[np.ndarray, 
         normals[place, :, :half] = drawn[:m]
         np.negative(drawn[:m], out=normals[place, :, half:])
     shocks, residual = normals
+    weight = _tilt(number, steps, shocks)
     shocks *= np.sqrt(steps)[:, None].astype(np.float32)
     growth = np.ones((m, N_SAMPLES), dtype=np.float32)
     if m > 1:
@@ -243,7 +253,35 @@ def _noise_ahead(number: int, steps: np.ndarray, law: Law) -> tuple[np.ndarray, 
         ahead -= (0.5 * law.eta**2 * weights.variance[:, None]).astype(np.float32)
         np.exp(ahead, out=growth[1:])
     shocks *= np.sqrt(growth)
-    return growth, shocks
+    return growth, shocks, weight
+
+
+def _tilt(number: int, steps: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Weights (N_SAMPLES,) of the bank's samples, after the driver's normals (m, N_SAMPLES) were shifted in some.
+
+    Far wings live on what plain samples hardly meet. Low strikes (rho < 0): a driver, and with it a variance, that goes
+    up all the way. High strikes: a variance that leaps up on one step and falls on the next, which lifts the spot. Each
+    has its share of the samples, and each sample the weight 1 / (mean likelihood ratio of all kinds), which is below 2.
+    The step of a sample's leap does not depend on m unless m passes a power of 2, for the reason in `_noise_ahead`.
+    """
+    m, size = normals.shape
+    half = size // 2
+    if m == 1:
+        return np.ones(size, dtype=np.float32)
+    up = int(_UP * half)
+    drift = (_SHIFT * np.sqrt(steps / steps.sum())).astype(np.float32)
+    leap = generator(_SEED, "leaps", number).integers(1 << 30, size=int(_SPIKES * half)) % (1 << (m - 2).bit_length())
+    inside = np.flatnonzero(leap < m - 1)
+    leap = leap[inside]
+    for first in (0, half):
+        normals[:, first : first + up] += drift[:, None]
+        normals[leap, first + up + inside] += np.float32(_SHIFT)
+        normals[leap + 1, first + up + inside] -= np.float32(_SHIFT)
+    shares = (np.bincount(leap, minlength=m - 1) / half).astype(np.float32)
+    leapt = np.exp(np.float32(_SHIFT) * (normals[:-1] - normals[1:] - np.float32(_SHIFT)))
+    drifted = np.exp(drift @ normals - np.float32(0.5 * _SHIFT**2))
+    plain = np.float32(1.0 - (up + leap.size) / half)
+    return 1.0 / (plain + np.float32(up / half) * drifted + shares @ leapt)
 
 
 def _controlled(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
@@ -259,8 +297,8 @@ def _controlled(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
     control = np.repeat(sums.control, n_strikes, axis=0)
     inner = np.repeat(sums.inner, n_strikes, axis=0)
     means, errors = np.empty_like(payoff), np.empty_like(payoff)
-    place = np.minimum(((x / MONEYNESS + 1.0) * 16).astype(int), 31)
-    for number in range(32):
+    place = np.minimum(((bent(np, x, BEND)[0] / _RANGE + 1.0) * 20).astype(int), 39)
+    for number in range(40):
         here = place == number
         pooled = inner[here].mean(axis=0)
         pooled[np.diag_indices_from(pooled)] += 1e-9 * np.trace(pooled)
@@ -282,27 +320,30 @@ def _regress(sums: Sums) -> Smile:
     state_degrees[:, varying] = products
     kept = [(i, place) for place, row in enumerate(products) for i in range(_DEGREES_X[row.sum()] + 1)]
     rows_x, rows_state = (np.array(column) for column in zip(*kept, strict=True))
-    blank = Smile(MONEYNESS, low, high, state_degrees, np.zeros((_DEGREES_X[0] + 1, len(products))))
+    blank = Smile(MONEYNESS, BEND, low, high, state_degrees, np.zeros((_DEGREES_X[0] + 1, len(products))))
     state_basis = np.repeat(blank.basis(np, features)[0], sums.x.shape[1], axis=1)
     s, x = np.repeat(sums.s, sums.x.shape[1]), sums.x.reshape(-1)
     target, errors = (s * values for values in means_and_errors)
-    x_basis = np.stack(polynomials(np, x / MONEYNESS, _DEGREES_X[0]))
+    x_basis = np.stack(polynomials(np, bent(np, x, BEND)[0] / _RANGE, _DEGREES_X[0]))
     design = (x_basis[rows_x] * state_basis[rows_state]).T
     log_strike, sign = x * s, np.where(x > 0, 1.0, -1.0)
     penalty = 1e-8 + _SMOOTH * (rows_x / 8.0) ** 4 * (products.sum(axis=1)[rows_state] > 0)
-    ratio, solution = np.ones_like(target), np.zeros(len(kept))
-    for _ in range(6):
+    # from the labels' own implied volatilities, biased as they are: from a flat smile far wings, whose prices are then
+    # next to nothing, would not be found
+    implied = implied_volatility(target, 1.0, np.exp(log_strike), 1.0, is_call=x > 0) / s
+    ratio, solution = np.where(np.isfinite(implied), np.clip(implied, 0.2, 3.0), 1.0), np.zeros(len(kept))
+    for _ in range(_ROUNDS):
         total = s * ratio
         d1 = -log_strike / total + 0.5 * total
         price = otm_price(log_strike, total, sign)
         slope = s * np.maximum(np.exp(-0.5 * d1 * d1) / np.sqrt(2 * np.pi), 1e-12)
-        wanted = ratio + np.clip((target - price) / slope, -0.5, 0.5)
+        wanted = ratio + (target - price) / slope  # cut anywhere, labels would be too low: their noise is skewed
         weight = 1.0 / np.hypot(errors / slope, _MISFIT)
         weighted = design * weight[:, None]
         normal = weighted.T @ weighted
         normal[np.diag_indices_from(normal)] += penalty * np.trace(normal) / len(normal)
         solution = np.linalg.solve(normal, weighted.T @ (wanted * weight))
-        ratio = np.maximum(design @ solution, 0.05)
+        ratio = np.clip(np.clip(design @ solution, ratio - 0.3, ratio + 0.3), 0.05, 4.0)
     coefficients = np.zeros_like(blank.coefficients)
     coefficients[rows_x, rows_state] = solution
     return dataclasses.replace(blank, coefficients=coefficients)

@@ -37,33 +37,41 @@ class Smile:
     """implied volatility * sqrt(tau) = s g(x, f),    x = log(K / F) / s,
 
     for one time to expiry tau of one model, where s^2 is the expected variance up to expiry, F the forward price, and f
-    describes the state of the variance, log s first. g is a sum of products of Chebyshev polynomials, smooth and close
-    to 1, so a few terms price any strike on any path. Near the end of the fitted range of x, g goes on in a straight
-    line whose slope is that of the last part on that side; f is held at the edge of its range.
+    describes the state of the variance, log s first. g is a sum of products of Chebyshev polynomials in f and in
+    u = x / sqrt(1 + (x / bend)^2), smooth and close to 1, so a few terms price any strike on any path. Near the end of
+    the fitted range of x, g goes on in a straight line whose slope is that of the last part on that side; f is held at
+    the edge of its range.
     """
 
     moneyness: float  # fitted for |x| up to here
+    bend: float  # far wings need less detail than the centre; where it is infinite, u = x
     low: np.ndarray  # (d,) fitted range of the features
     high: np.ndarray  # (d,)
     degrees: np.ndarray  # (p, d) degree of each feature's Chebyshev polynomial in each basis function
     coefficients: np.ndarray  # (degree in x + 1, p)
 
     @cached_property
+    def range(self) -> float:
+        """u at the end of the fitted range."""
+        return float(bent(np, self.moneyness, self.bend)[0])
+
+    @cached_property
     def _wings(self) -> np.ndarray:
         """Coefficients of the slope of g beyond the left and the right edge of x, (2, p)."""
         degree = self.coefficients.shape[0] - 1
-        inner, outer = (chebyshev.chebvander(np.array([-edge, edge]), degree) for edge in (_EDGE - _WING, _EDGE))
+        places = (self.moneyness * np.array([-edge, edge]) for edge in (_EDGE - _WING, _EDGE))
+        inner, outer = (chebyshev.chebvander(bent(np, x, self.bend)[0] / self.range, degree) for x in places)
         run = np.array([[-_WING], [_WING]]) * self.moneyness
         return (outer - inner) / run @ self.coefficients
 
     @cached_property
     def _stacked(self) -> np.ndarray:
-        """Coefficients of g, dg/dx and d^2 g / dx^2, and of the wings' slopes, (3 (degree + 1) + 2, p): one product
+        """Coefficients of g, dg/du and d^2 g / du^2, and of the wings' slopes, (3 (degree + 1) + 2, p): one product
         serves them all."""
         size = self.coefficients.shape[0]
         parts = [self.coefficients]
         for _ in range(2):
-            derived = chebyshev.chebder(parts[-1], axis=0) / self.moneyness if size > 1 else 0 * parts[-1]
+            derived = chebyshev.chebder(parts[-1], axis=0) / self.range if size > 1 else 0 * parts[-1]
             parts.append(np.concatenate([derived, np.zeros((size - len(derived), derived.shape[1]))]))
         return np.concatenate([*parts, self._wings])
 
@@ -98,7 +106,8 @@ class Smile:
         edge = _EDGE * self.moneyness
         clipped = xp.clip(x, -edge, edge)
         inside = clipped == x
-        by_x = polynomials(xp, clipped / self.moneyness, self.coefficients.shape[0] - 1)
+        u, by_u = bent(xp, clipped, self.bend)
+        by_x = polynomials(xp, u / self.range, self.coefficients.shape[0] - 1)
         sums = xp.asarray(self._stacked, dtype=x.dtype) @ values
         slope = xp.asarray(self.coefficients, dtype=x.dtype) @ derivatives
         size = len(by_x)
@@ -111,6 +120,12 @@ class Smile:
                 total[part] += term
             slope[degree] *= by_x[degree]
             by_log_deviation += slope[degree]
+        if np.isfinite(self.bend):  # du/dx = (u/x)^3, d^2 u / dx^2 = -3 u (u/x)^4 / bend^2
+            root = by_u * by_u
+            total[2] *= root
+            total[2] -= total[1] * u * (3.0 / self.bend**2)
+            total[2] *= root * root
+            total[1] *= root * by_u
         # beyond the edges the slope turns from that at the edge into that of the wing, which leads away from the centre
         out = xp.clip(x - clipped, -_REACH, _REACH)
         left, right = xp.clip(sums[3 * size], -_STEEPEST[0], 0.0), xp.clip(sums[3 * size + 1], 0.0, _STEEPEST[1])
@@ -130,11 +145,12 @@ def blend(first: Smile, second: Smile, share: float) -> Smile:
     Chebyshev polynomials on one range are sums of those on another, so that the blend costs no more than a smile. Both
     must have the same basis functions.
     """
-    if not np.array_equal(first.degrees, second.degrees) or first.moneyness != second.moneyness:
+    ranges = [(smile.moneyness, smile.bend) for smile in (first, second)]
+    if not np.array_equal(first.degrees, second.degrees) or ranges[0] != ranges[1]:
         raise ValueError("smiles must share their basis functions and their range of moneyness")
     low, high = np.minimum(first.low, second.low), np.maximum(first.high, second.high)
     coefficients = (1 - share) * _on_range(first, low, high) + share * _on_range(second, low, high)
-    return Smile(first.moneyness, low, high, first.degrees, coefficients)
+    return Smile(first.moneyness, first.bend, low, high, first.degrees, coefficients)
 
 
 def _on_range(smile: Smile, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -148,6 +164,19 @@ def _on_range(smile: Smile, low: np.ndarray, high: np.ndarray) -> np.ndarray:
             expand = np.linalg.solve(chebyshev.chebvander(nodes, top), chebyshev.chebvander(own, top)).T
             change *= expand[degrees[:, None], degrees[None, :]]
     return smile.coefficients @ change
+
+
+def bent(xp: ModuleType, x: Array, bend: float) -> tuple[Array, Array]:
+    """u = x / sqrt(1 + (x / bend)^2) and u / x; u = x where bend is infinite."""
+    if bend == np.inf:
+        return x, xp.ones_like(x)
+    by_x = 1.0 / xp.sqrt(1.0 + (x * (1.0 / bend)) ** 2)
+    return x * by_x, by_x
+
+
+def straight(u: np.ndarray, bend: float) -> np.ndarray:
+    """x from u, see `bent`."""
+    return u / np.sqrt(1.0 - (u / bend) ** 2)
 
 
 def polynomials(xp: ModuleType, x: Array, degree: int) -> list[Array]:
@@ -183,13 +212,16 @@ def otm_price(log_strike: np.ndarray, deviation: np.ndarray, sign: np.ndarray) -
     return sign * (cdf(sign * d1) - np.exp(log_strike) * cdf(sign * (d1 - deviation)))
 
 
-def interpolate(moneyness: float, low: float, high: float, shape: tuple[int, int], ratio: Callable[..., Any]) -> Smile:
+def interpolate(
+    moneyness: float, low: float, high: float, shape: tuple[int, int], ratio: Callable[..., Any], bend: float = np.inf
+) -> Smile:
     """The smile with one feature through the values of g at Chebyshev nodes.
 
     shape: numbers of nodes in x and in the feature. ratio: g, from x (nodes, 1) and the feature (1, nodes).
     """
     x, feature = (chebyshev.chebpts1(size) for size in shape)
-    values = ratio(moneyness * x[:, None], (0.5 * (low + high) + 0.5 * (high - low) * feature)[None, :])
+    places = straight(float(bent(np, moneyness, bend)[0]) * x, bend)
+    values = ratio(places[:, None], (0.5 * (low + high) + 0.5 * (high - low) * feature)[None, :])
     to_x, to_feature = (np.linalg.inv(chebyshev.chebvander(nodes, nodes.size - 1)) for nodes in (x, feature))
     degrees = np.arange(shape[1])[:, None]
-    return Smile(moneyness, np.array([low]), np.array([high]), degrees, to_x @ values @ to_feature.T)
+    return Smile(moneyness, bend, np.array([low]), np.array([high]), degrees, to_x @ values @ to_feature.T)
