@@ -1,4 +1,4 @@
-"""Simulated markets: path generators, the market they make, data sets on disk."""
+"""Markets, simulated and historical: path generators, windows of real history, their marks, data sets on disk."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from hedgerl.sim.dataset import load, load_marks, save
 from hedgerl.sim.garch import GARCH
 from hedgerl.sim.gbm import BlackScholes
 from hedgerl.sim.heston import Heston
+from hedgerl.sim.history import HistoricalMarket, History
 from hedgerl.sim.market import Market
 from hedgerl.sim.model import Model
 from hedgerl.sim.paths import Paths
@@ -19,6 +20,8 @@ __all__ = [
     "BlackScholes",
     "ForwardVarianceCurve",
     "Heston",
+    "HistoricalMarket",
+    "History",
     "LogUniform",
     "Market",
     "Model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from hedgerl.pricing._checks import non_negative, positive
+from hedgerl.sim.backend import Array
 from hedgerl.sim.grid import TimeGrid, refine
 from hedgerl.sim.induction import InductionMarker, Recursion
 from hedgerl.sim.market import Marker
@@ -111,6 +113,20 @@ class GARCH(Model):
                 f"{np.diff(times).min():g} to {np.diff(times).max():g} years"
             )
         return TimeGrid(times, np.arange(kept[-1] + 1) / self.steps_per_year, kept)
+
+    def volatility_slope(self, paths: Paths, step: int, expiry_years: float) -> Array:
+        """-gamma sqrt(steps_per_year / (2 pi)) / S over a step of the recursion; see `Model.volatility_slope`.
+
+        Only the leverage term is skewed: Cov(h', sqrt(h) Z) = gamma h^(3/2) E[1[Z < 0] Z^3] = -gamma h^(3/2)
+        sqrt(2 / pi), to be divided by the h of Var(log S'), and d sqrt(v) = sqrt(steps_per_year) dh / (2 sqrt(h)) to
+        first order: one shock moves h by much, and what bends in it takes back some tenth of the slope.
+        Where kept times are several steps apart, the shocks of earlier ones have decayed by the last.
+        """
+        given = self.parameters | dict(paths.parameters)
+        kept = paths.grid.kept
+        apart = int(kept[min(step + 1, paths.n_steps)] - kept[min(step, paths.n_steps - 1)])
+        fading = self._recursion(given).weight(apart)
+        return -given["gamma"] * fading * ((0.5 * self.steps_per_year / math.pi) ** 0.5 / paths.spot[step])
 
     def _marker(self, paths: Paths) -> Marker:
         return InductionMarker(paths, self)

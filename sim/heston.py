@@ -77,6 +77,17 @@ class Heston(Model):
                 f"got {self.variance_risk_premium!r}"
             )
 
+    def volatility_slope(self, paths: Paths, step: int, expiry_years: float) -> Array:
+        """rho sigma / (2 sqrt(v) S), the slope of sqrt(v); see `Model.volatility_slope`.
+
+        Cov(dv, dS) = rho sigma v S dt and Var(dS) = v S^2 dt, so that vega times it is rho sigma / S dV/dv, whatever
+        v is. Where v is 0, so is vega.
+        """
+        xp = namespace(paths.spot)
+        rho, sigma = (paths.parameters.get(name, getattr(self, name)) for name in ("rho", "sigma"))
+        volatility = xp.sqrt(xp.maximum(paths.variance[step], 1e-16))
+        return 0.5 * rho * sigma / (volatility * paths.spot[step])
+
     def _plan(
         self, xp: ModuleType, grid: TimeGrid, dtype: np.dtype, spread: Mapping[str, Distribution]
     ) -> tuple[list[float], list[int]]:

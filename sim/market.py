@@ -48,6 +48,56 @@ class Contract(NamedTuple):
     is_call: Array
 
 
+class PathView(Protocol):
+    """What marks need to know of paths, simulated or historical."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """Years from the start, (n_steps + 1,)."""
+        ...
+
+    @property
+    def spot(self) -> Array:
+        """(n_steps + 1, n_paths)."""
+        ...
+
+    @property
+    def n_paths(self) -> int:
+        """How many paths."""
+        ...
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps."""
+        ...
+
+
+class AnyMarket(PathView, Protocol):
+    """What `Market` and `hedgerl.sim.HistoricalMarket` share: all that a hedge of the paths meets."""
+
+    @property
+    def variance(self) -> Array:
+        """Short-term variance per year, (n_steps + 1, n_paths)."""
+        ...
+
+    @property
+    def dividend(self) -> float:
+        """Yield of the underlying per year, continuously compounded."""
+        ...
+
+    def rate_at(self, step: int) -> Array:
+        """The rate per year, continuously compounded, from `times[step]` to the next: a number or (n_paths,)."""
+        ...
+
+    def volatility_slope(self, expiry_years: float, step: int) -> Array:
+        """Cov(d volatility, dS) / Var(dS) from `times[step]` on, (n_paths,), of the volatility of `mark`'s vega."""
+        ...
+
+    def mark(self, option: Option, step: int) -> Greeks:
+        """Price, delta, gamma, vega and theta (n_paths,) of an option at `times[step]`."""
+        ...
+
+
 class SmileMarker(ABC):
     """A `Marker` that implies volatilities: prices are Black-Scholes at them, Greeks follow by the chain rule."""
 
@@ -59,20 +109,29 @@ class SmileMarker(ABC):
 
     def marks(self, step: int, expiry_years: float, part: Array, contract: Contract) -> Marks:
         """See `Marker.marks`."""
-        spot, strike, is_call = contract
         model = self.paths.model
         left = expiry_years - float(self.paths.times[step])
-        log_moneyness = namespace(spot).log(strike / spot) - (model.rate - model.dividend) * left
-        implied = self.implied(step, expiry_years, part, log_moneyness)
-        flat = black_scholes(
-            spot, strike, left, implied.volatility, rate=model.rate, dividend=model.dividend, is_call=is_call
+        return smile_marks(
+            contract, left, model.rate, model.dividend, lambda k: self.implied(step, expiry_years, part, k)
         )
-        # volatility depends on spot through log(K / F), whose derivative by spot is -1 / S
-        by_spot = -implied.by_log_strike / spot
-        by_spot_twice = (implied.by_log_strike_twice + implied.by_log_strike) / (spot * spot)
-        delta = flat.delta + flat.vega * by_spot
-        gamma = flat.gamma + (2.0 * flat.vanna + flat.volga * by_spot) * by_spot + flat.vega * by_spot_twice
-        return flat.price, delta, gamma, flat.vega * implied.by_volatility, flat.theta
+
+
+def smile_marks(
+    contract: Contract, left: float, rate: Array, dividend: float, implied: Callable[[Array], Implied]
+) -> Marks:
+    """Black-Scholes marks at the volatilities that `implied` gives for log(K / F), Greeks by the chain rule.
+
+    Volatility moves with spot through log(K / F), its smile standing still; theta is at constant implied volatility.
+    """
+    spot, strike, is_call = contract
+    smile = implied(namespace(spot).log(strike / spot) - (rate - dividend) * left)
+    flat = black_scholes(spot, strike, left, smile.volatility, rate=rate, dividend=dividend, is_call=is_call)
+    # the derivative of log(K / F) by spot is -1 / S
+    by_spot = -smile.by_log_strike / spot
+    by_spot_twice = (smile.by_log_strike_twice + smile.by_log_strike) / (spot * spot)
+    delta = flat.delta + flat.vega * by_spot
+    gamma = flat.gamma + (2.0 * flat.vanna + flat.volga * by_spot) * by_spot + flat.vega * by_spot_twice
+    return flat.price, delta, gamma, flat.vega * smile.by_volatility, flat.theta
 
 
 class Market:
@@ -89,6 +148,42 @@ class Market:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self.paths.model).market, (self.paths.model, self.paths)  # smiles are fitted again where needed
 
+    @property
+    def times(self) -> np.ndarray:
+        """Years from the start, (n_steps + 1,), float64."""
+        return self.paths.times
+
+    @property
+    def spot(self) -> Array:
+        """Spot prices, (n_steps + 1, n_paths)."""
+        return self.paths.spot
+
+    @property
+    def variance(self) -> Array:
+        """Instantaneous variance per year, (n_steps + 1, n_paths)."""
+        return self.paths.variance
+
+    @property
+    def n_paths(self) -> int:
+        """How many paths."""
+        return self.paths.n_paths
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps."""
+        return self.paths.n_steps
+
+    @property
+    def dividend(self) -> float:
+        """Yield of the underlying per year, continuously compounded."""
+        return self.paths.model.dividend
+
+    def rate_at(self, step: int) -> Array:
+        """The rate per year, continuously compounded, that cash earns from `times[step]` on: a number, or (n_paths,)
+        where the paths have their own. Raises ValueError for a step that is not on the grid."""
+        on_grid(step, self.n_steps)
+        return self.paths.parameters.get("rate", self.paths.model.rate)
+
     def mark(self, option: Option, step: int) -> Greeks:
         """Price, delta, gamma, vega and theta (n_paths,) of an option at `paths.times[step]`.
 
@@ -103,49 +198,66 @@ class Market:
         Raises ValueError for a step that is not on the grid, shapes other than () and (n_paths,), a strike that is not
         positive, and an option past its expiry.
         """
-        paths = self.paths
-        if whole_number("step", step, minimum=0) > paths.n_steps:
-            raise ValueError(f"step must be at most {paths.n_steps}, got {step}")
-        xp, spot = namespace(paths.spot), paths.spot[step]
-        dtype = spot.dtype
-        strike = _by_path(xp, "strike", option.strike, paths.n_paths)
-        is_call = _by_path(xp, "is_call", option.is_call, paths.n_paths)
-        if is_call.dtype != bool:
-            raise ValueError(f"is_call must be a bool or an array of them, got values of type {is_call.dtype}")
-        if strike.dtype.kind not in "iuf":
-            raise ValueError(f"strike must be a number or an array of numbers, got values of type {strike.dtype}")
-        good = xp.isfinite(strike) & (strike > 0)
-        if not bool(good.all()):
-            raise ValueError(f"strike must be positive and finite, got {float(strike[~good].reshape(-1)[0])!r}")
-        expiries = to_numpy(option.expiry_years)
-        if expiries.dtype.kind not in "iuf" or not np.isfinite(expiries).all():
-            raise ValueError(f"expiry_years must be finite numbers, got {option.expiry_years!r}")
-        expiries = expiries.astype(np.float64)
-        if expiries.shape not in ((), (paths.n_paths,)):
-            raise ValueError(f"expiry_years must be a number or have shape ({paths.n_paths},), got {expiries.shape}")
-        now = float(paths.times[step])
-        tolerance = 1e-9 * max(1.0, float(paths.times[-1]))
-        if not (expiries >= now - tolerance).all():
-            raise ValueError(f"expiry_years must not lie before the step's time {now:g}, got {float(expiries.min())!r}")
+        return mark_along(self.paths, self._marker, option, step)
 
-        result = [xp.empty(paths.n_paths, dtype=dtype) for _ in range(5)]
-        distinct, which = np.unique(expiries.reshape(-1), return_inverse=True)
-        by_expiry = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
-        width = _BLOCK if is_numpy(xp) else paths.n_paths
-        for expiry, equal in zip(distinct.tolist(), by_expiry, strict=True):
-            members = None if distinct.size == 1 else equal
-            count = paths.n_paths if members is None else members.size
-            for first in range(0, count, width):
-                stop = min(first + width, count)
-                part = slice(first, stop) if members is None else xp.asarray(members[first:stop])
-                contract = Contract(spot[part], _take(strike, part).astype(dtype), _take(is_call, part))
-                if expiry <= now + tolerance:
-                    values = _payoff(contract)
-                else:
-                    values = self._marker.marks(step, expiry, part, contract)
-                for target, value in zip(result, values, strict=True):
-                    target[part] = value
-        return Greeks(*result)
+    def volatility_slope(self, expiry_years: float, step: int) -> Array:
+        """Cov(d volatility, dS) / Var(dS) over the step from times[step], (n_paths,), for options of one expiry.
+
+        The volatility is that of `mark`'s vega. See the models' own; Black-Scholes: 0.
+        """
+        return self.paths.model.volatility_slope(self.paths, on_grid(step, self.n_steps), expiry_years)
+
+
+def on_grid(step: int, n_steps: int) -> int:
+    """The step; ValueError unless it is a whole number from 0 to n_steps."""
+    if whole_number("step", step, minimum=0) > n_steps:
+        raise ValueError(f"step must be at most {n_steps}, got {step}")
+    return step
+
+
+def mark_along(paths: PathView, marker: Marker, option: Option, step: int) -> Greeks:
+    """Marks of every path at a step, from a marker that knows one expiry at a time: see `Market.mark`."""
+    on_grid(step, paths.n_steps)
+    xp, spot = namespace(paths.spot), paths.spot[step]
+    dtype = spot.dtype
+    strike = _by_path(xp, "strike", option.strike, paths.n_paths)
+    is_call = _by_path(xp, "is_call", option.is_call, paths.n_paths)
+    if is_call.dtype != bool:
+        raise ValueError(f"is_call must be a bool or an array of them, got values of type {is_call.dtype}")
+    if strike.dtype.kind not in "iuf":
+        raise ValueError(f"strike must be a number or an array of numbers, got values of type {strike.dtype}")
+    good = xp.isfinite(strike) & (strike > 0)
+    if not bool(good.all()):
+        raise ValueError(f"strike must be positive and finite, got {float(strike[~good].reshape(-1)[0])!r}")
+    expiries = to_numpy(option.expiry_years)
+    if expiries.dtype.kind not in "iuf" or not np.isfinite(expiries).all():
+        raise ValueError(f"expiry_years must be finite numbers, got {option.expiry_years!r}")
+    expiries = expiries.astype(np.float64)
+    if expiries.shape not in ((), (paths.n_paths,)):
+        raise ValueError(f"expiry_years must be a number or have shape ({paths.n_paths},), got {expiries.shape}")
+    now = float(paths.times[step])
+    tolerance = 1e-9 * max(1.0, float(paths.times[-1]))
+    if not (expiries >= now - tolerance).all():
+        raise ValueError(f"expiry_years must not lie before the step's time {now:g}, got {float(expiries.min())!r}")
+
+    result = [xp.empty(paths.n_paths, dtype=dtype) for _ in range(5)]
+    distinct, which = np.unique(expiries.reshape(-1), return_inverse=True)
+    by_expiry = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
+    width = _BLOCK if is_numpy(xp) else paths.n_paths
+    for expiry, equal in zip(distinct.tolist(), by_expiry, strict=True):
+        members = None if distinct.size == 1 else equal
+        count = paths.n_paths if members is None else members.size
+        for first in range(0, count, width):
+            stop = min(first + width, count)
+            part = slice(first, stop) if members is None else xp.asarray(members[first:stop])
+            contract = Contract(spot[part], _take(strike, part).astype(dtype), _take(is_call, part))
+            if expiry <= now + tolerance:
+                values = _payoff(contract)
+            else:
+                values = marker.marks(step, expiry, part, contract)
+            for target, value in zip(result, values, strict=True):
+                target[part] = value
+    return Greeks(*result)
 
 
 def _payoff(contract: Contract) -> Marks:

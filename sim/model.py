@@ -219,6 +219,14 @@ class Model(ABC):
             raise ValueError(f"paths must be simulated by this model, got paths of {paths.model!r}")
         return Market(paths, self._marker(paths))
 
+    def volatility_slope(self, paths: Paths, step: int, expiry_years: float) -> Array:
+        """Cov(d volatility, dS) / Var(dS) over the step that begins at times[step], by path (n,).
+
+        `volatility` is the one that vega is by, see `Market.mark`; so delta + vega x slope is the minimum-variance
+        delta of an option that expires at `expiry_years`. Zero where the spot alone moves prices.
+        """
+        return 0.0 * paths.spot[step]
+
     def growth(self, parameters: Mapping[str, Any]) -> Any:
         """The real-world growth rate of the spot price per year, dividends taken off: drift - dividend."""
         drift = parameters["drift"]

@@ -13,7 +13,7 @@ from numpy.polynomial import chebyshev
 
 from hedgerl.pricing._checks import finite, in_interval, non_negative, positive
 from hedgerl.sim.backend import Array, is_numpy, namespace
-from hedgerl.sim.forward_variance import ForwardVarianceMarker
+from hedgerl.sim.forward_variance import ForwardVarianceMarker, steps_to
 from hedgerl.sim.grid import TimeGrid
 from hedgerl.sim.market import Marker
 from hedgerl.sim.mixing import N_STATES, WIDER, Bins, Law
@@ -230,6 +230,38 @@ class RoughBergomi(Model):
             columns = slice(first, first + width)
             lower_triangular_product(weights, noise[:, columns], out[:, columns])
         return out
+
+    def volatility_slope(self, paths: Paths, step: int, expiry_years: float) -> Array:
+        """rho eta / (2 sigma tau sqrt(v) S) sum_j xi_j dt_j K_j; see `Model.volatility_slope`.
+
+        sigma^2 = sum_j xi_j dt_j / tau is the mean forward variance over the time tau to expiry. The shock dW of the
+        step moves log xi_j by eta K_j dW, with K_j the kernel sqrt(2H) (t_j - s)^(H - 1/2) averaged over the step, and
+        by E[exp(a Z - a^2 / 2) Z] = a the covariance of xi_j with dW is exact for any size of shock. The step's own
+        variance is known, so that the slope is 0 one step before expiry.
+        """
+        xp, spot = namespace(paths.spot), paths.spot[step]
+        fine, now = paths.grid.fine, int(paths.grid.kept[step])
+        steps = steps_to(fine, now, expiry_years)
+        bins, ahead = Bins.of(steps), fine[now] + np.append(0.0, np.cumsum(steps[:-1]))
+        end = ahead[0] + float(np.diff(paths.times)[min(step, paths.n_steps - 1)])
+
+        def loadings(hurst: float) -> np.ndarray:
+            return bins.lengths * bins.average(kernel_average(hurst, ahead, ahead[:1], np.array([end])))[:, 0]
+
+        if "hurst" in paths.parameters:
+            bounds = paths.ranges["hurst"]
+            by_degree = list(_expand(np.stack([loadings(node) for node in np.interp(_NODES, (-1, 1), bounds)])))
+        else:
+            bounds, by_degree = None, [loadings(self.hurst)]
+        basis = _hurst_basis(xp, paths.parameters.get("hurst"), bounds)
+        curve = xp.exp(self._log_forward_curve(paths, step, ahead, bins, slice(None)))
+        lengths = xp.asarray(bins.lengths, dtype=curve.dtype)
+        moved = sum(
+            factor * (xp.asarray(row, dtype=curve.dtype) @ curve) for row, factor in zip(by_degree, basis, strict=True)
+        )
+        rho, eta = (paths.parameters.get(name, getattr(self, name)) for name in ("rho", "eta"))
+        scale = 2.0 * xp.sqrt(lengths @ curve * float(steps.sum())) * xp.sqrt(paths.variance[step]) * spot
+        return rho * eta * moved / scale
 
     def _marker(self, paths: Paths) -> Marker:
         return ForwardVarianceMarker(paths, self, ("hurst", "eta", "rho"))

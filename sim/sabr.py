@@ -55,6 +55,12 @@ class SABR(Model):
         in_interval("rho", self.rho, -1.0, 1.0, closed=True)
         finite("variance_risk_premium", self.variance_risk_premium)
 
+    def volatility_slope(self, paths: Paths, step: int, expiry_years: float) -> Array:
+        """rho volvol / S, as d alpha = volvol alpha dW and dS = alpha S dB (Bartlett 2006); see
+        `Model.volatility_slope`."""
+        rho, volvol = (paths.parameters.get(name, getattr(self, name)) for name in ("rho", "volvol"))
+        return rho * volvol / paths.spot[step]
+
     def _marker(self, paths: Paths) -> Marker:
         return ForwardVarianceMarker(paths, self, ("volvol", "rho"))
 

@@ -5,11 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import arch.data.sp500
+import arch.data.vix
 import numpy as np
 
-from hedgerl.pricing._checks import whole_number
+from hedgerl.data.daily import DailySeries
+from hedgerl.data.volatility import TRADING_DAYS, ewma_volatility
 
-TRADING_DAYS = 252  # a year
+__all__ = ["TRADING_DAYS", "DailyCloses", "ewma_volatility", "load", "sp500_series"]
+
+
+def sp500_series(vix: bool = False) -> DailySeries:
+    """The S&P 500 (a price index, without dividends) from 4 January 1999 to 31 December 2018, 5,031 days.
+
+    vix: from 3 January 2014 on only, 1,257 days, with the VIX that comes with `arch` too.
+
+    >>> sp500_series(vix=True)
+    DailySeries('S&P 500', 1257 days, 2014-01-03 to 2018-12-31, with vix)
+    """
+    frame = arch.data.sp500.load()
+    quoted = None
+    if vix:
+        index = arch.data.vix.load()["vix"].dropna()
+        frame = frame.loc[frame.index.isin(index.index)]
+        quoted = index.loc[frame.index].to_numpy(dtype=np.float64)
+    prices = {field.lower(): frame[field].to_numpy(dtype=np.float64) for field in ("Close", "Open", "High", "Low")}
+    return DailySeries("S&P 500", frame.index.to_numpy().astype("datetime64[D]"), **prices, vix=quoted)
 
 
 @dataclass(frozen=True)
@@ -21,32 +41,6 @@ class DailyCloses:
 
 
 def load() -> DailyCloses:
-    """The closing levels of the S&P 500 (a price index, without dividends) from 4 January 1999 to 31 December 2018."""
-    frame = arch.data.sp500.load()
-    return DailyCloses(
-        dates=frame.index.to_numpy().astype("datetime64[D]"),
-        closes=frame["Close"].to_numpy(dtype=np.float64),
-    )
-
-
-def ewma_volatility(closes: np.ndarray, span_days: int = 21) -> np.ndarray:
-    """Annualised volatility known at each close, (n_days,); NaN before the first `span_days` returns.
-
-    An exponentially weighted mean of squared daily log returns, about zero:
-
-        h_t = (1 - a) h_{t-1} + a r_t^2,    a = 2 / (span_days + 1),    volatility_t = sqrt(252 h_t),
-
-    started from the plain mean of the first `span_days`. The value at t uses returns up to and including r_t, never a
-    later one. Raises ValueError for a span below 1 or a series too short for it.
-    """
-    whole_number("span_days", span_days)
-    squares = np.diff(np.log(closes)) ** 2
-    if squares.size < span_days:
-        raise ValueError(f"closes must hold more than span_days = {span_days} values, got {len(closes)}")
-    alpha = 2.0 / (span_days + 1.0)
-    mean_square = np.full(len(closes), np.nan)
-    mean_square[span_days] = squares[:span_days].mean()
-    for day in range(span_days + 1, len(closes)):
-        mean_square[day] = (1.0 - alpha) * mean_square[day - 1] + alpha * squares[day - 1]
-    volatility: np.ndarray = np.sqrt(TRADING_DAYS * mean_square)
-    return volatility
+    """The dates and closes of `sp500_series`."""
+    series = sp500_series()
+    return DailyCloses(dates=series.dates, closes=series.close)
