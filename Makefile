@@ -11,11 +11,11 @@ ARGS ?=
 .PHONY: help setup run test lint typecheck simulate backtest optimize bench clean
 
 help:
-	@echo "make run        sell a monthly at-the-money call and hedge it, on simulated paths and on the S&P 500"
+	@echo "make run        compare hedges of a monthly call on rough Bergomi, Heston and the S&P 500, and write a report"
 	@echo "make test       all tests"
 	@echo "make lint typecheck"
 	@echo "make simulate | backtest   ARGS=\"key=value ...\" are passed on"
-	@echo "make bench      measure the generators and the marks"
+	@echo "make bench      measure the generators, the marks and the environments"
 	@echo "make clean      remove caches and the virtual environment"
 
 setup: $(STAMP)
@@ -61,6 +61,7 @@ typecheck: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python scripts/bench_simulate.py $(ARGS)
+	$(BIN)/python scripts/bench_envs.py --append docs/benchmarks.md $(ARGS)
 
 optimize:
 	@echo "hedgerl: error: parameter studies are not part of this version" >&2; exit 2

@@ -1,8 +1,19 @@
-"""Trading: what a trade costs and the ledger that records it."""
+"""Trading: what a trade costs, what cash earns, and the ledger that records both."""
 
 from __future__ import annotations
 
+from hedgerl.execution.costs import Commission, Cost, HalfSpread, Proportional, Quotes, SquareRootImpact, linear_cost
+from hedgerl.execution.funding import Funding
 from hedgerl.execution.ledger import Ledger
-from hedgerl.execution.short_option import Episode, Hedge, MarketView, option_payoff, sell_and_hedge
 
-__all__ = ["Episode", "Hedge", "Ledger", "MarketView", "option_payoff", "sell_and_hedge"]
+__all__ = [
+    "Commission",
+    "Cost",
+    "Funding",
+    "HalfSpread",
+    "Ledger",
+    "Proportional",
+    "Quotes",
+    "SquareRootImpact",
+    "linear_cost",
+]

@@ -1,0 +1,157 @@
+"""What an action means: it is turned into the holdings that are asked for, in shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+from gymnasium import spaces
+
+from hedgerl.envs.scenario import Scenario
+from hedgerl.envs.task import SpyOverlay, Task
+from hedgerl.envs.transition import Rollout
+from hedgerl.execution.costs import clip
+from hedgerl.pricing._checks import positive
+
+Array = Any
+Target = Callable[[Array, Rollout], Array]
+
+KINDS = ("target", "coverage", "trade", "discrete", "holdings")
+
+
+@dataclass(frozen=True)
+class Action:
+    """How actions are read; k instruments, in the order of `Task.instruments`.
+
+    ========  ======================  ==============================================================================
+    kind      space of one action     target holdings in shares
+    ========  ======================  ==============================================================================
+    target    Box(-1, 1, (k,))        a x scale
+    coverage  Box(-2, 2, (1,))        underlying: a x minus the liabilities' delta; options: 0
+    trade     Box(-1, 1, (k,))        holdings + a x scale
+    discrete  Discrete(3 k)           instrument a // 3: holdings + scale, - scale or as they are for a % 3 = 0, 1, 2
+    holdings  Box(-inf, inf, (k,))    a
+    ========  ======================  ==============================================================================
+
+    An action beyond a bounded space is clipped to it. What the limits of the task cut is cut after that.
+
+    scale: shares of the underlying, contracts of options; None: for "target" 1.5 times the task's size (1.5 times the
+    size in shares for options, too), for "trade" and "discrete" the most that the limits let be traded in a step,
+    or a quarter of the task's size where there is none.
+    """
+
+    kind: str = "target"
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"action must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.scale is not None:
+            positive("scale", self.scale)
+
+    @classmethod
+    def of(cls, action: Action | str | None, task: Task) -> Action:
+        """The action that is meant; None: the task's own."""
+        if isinstance(action, cls):
+            return action
+        if action is None:
+            return cls("trade" if isinstance(task, SpyOverlay) else "target")
+        if not isinstance(action, str):
+            raise ValueError(f"action must be one of {', '.join(KINDS)}, or an Action, got {action!r}")
+        return cls(action)
+
+    def space(self, task: Task) -> spaces.Space[Any]:
+        """The space of one environment's actions."""
+        k = len(task.instruments)
+        if self.kind == "discrete":
+            return spaces.Discrete(3 * k)
+        if self.kind == "coverage":
+            if task.instruments[:1] != ("underlying",):
+                raise ValueError(f"action 'coverage' needs a task that trades the underlying, got {task.name}")
+            return spaces.Box(-2.0, 2.0, (1,), np.float32)
+        if self.kind == "holdings":
+            return spaces.Box(-np.inf, np.inf, (k,), np.float64)
+        return spaces.Box(-1.0, 1.0, (k,), np.float32)
+
+    def bind(self, scenario: Scenario, task: Task) -> Target:
+        """What turns actions (n, k) into targets (n, k) along a scenario."""
+        n, k = scenario.n_paths, len(scenario.instruments)
+        scale = scenario._array(self._scale(scenario, task))
+        columns = 1 if self.kind == "coverage" else k
+        convert = _converter(scenario, (n,) if self.kind == "discrete" else (n, columns), self.kind)
+        xp = array_namespace(scenario.spot)
+
+        if self.kind == "holdings":
+            return lambda action, rollout: convert(action)
+        if self.kind == "target":
+            return lambda action, rollout: clip(convert(action), -1.0, 1.0) * scale
+        if self.kind == "trade":
+            return lambda action, rollout: rollout.holdings + clip(convert(action), -1.0, 1.0) * scale
+        if self.kind == "coverage":
+            owed = -scenario.liability_delta
+            padding = scenario._array(np.zeros(k - 1))
+
+            def covered(action: Array, rollout: Rollout) -> Array:
+                first = clip(convert(action), -2.0, 2.0) * owed[rollout.step][:, None]
+                return first if k == 1 else xp.concat([first, first * padding], axis=1)
+
+            return covered
+
+        moves = np.zeros((3 * k, k))
+        for instrument in range(k):
+            moves[3 * instrument, instrument], moves[3 * instrument + 1, instrument] = 1.0, -1.0
+        steps = scenario._array(moves * self._scale(scenario, task))
+        return lambda action, rollout: rollout.holdings + xp.take(steps, convert(action), axis=0)
+
+    def _scale(self, scenario: Scenario, task: Task) -> np.ndarray:
+        """Shares that an action of one stands for, (k,)."""
+        multiplier = scenario.multiplier
+        if self.scale is not None:
+            return self.scale * multiplier
+        if self.kind == "target":
+            return 1.5 * task.size * np.ones_like(multiplier)
+        most = task.execution.limits.trade
+        return 0.25 * task.size * np.ones_like(multiplier) if most is None else most * multiplier
+
+
+def _converter(scenario: Scenario, shape: tuple[int, ...], kind: str) -> Callable[[Array], Array]:
+    """What checks an action and brings it to the paths' library, as float64 or whole numbers."""
+    spot = scenario.spot
+    xp, where = array_namespace(spot), device(spot)
+    library = type(spot)
+    if kind == "discrete":
+        most = 3 * len(scenario.instruments)
+
+        def numbers(action: Array) -> Array:
+            given = action if isinstance(action, library) else xp.asarray(np.asarray(action), device=where)
+            if tuple(given.shape) != shape:
+                raise ValueError(f"action must have shape {shape}, got {tuple(given.shape)}")
+            if not xp.isdtype(given.dtype, "integral") or not bool(xp.all((given >= 0) & (given < most))):
+                raise ValueError(f"action must be whole numbers from 0 to {most - 1}, got {action!r}")
+            return given
+
+        return numbers
+
+    float64 = spot.dtype
+
+    def reals(action: Array) -> Array:
+        if not isinstance(action, library):
+            try:
+                action = xp.asarray(np.asarray(action, dtype=np.float64), device=where)
+            except (TypeError, ValueError):
+                raise ValueError(f"action must be numbers of shape {shape}, got {action!r}") from None
+        if action.shape != shape:
+            raise ValueError(f"action must have shape {shape}, got {tuple(action.shape)}")
+        if action.dtype != float64:
+            action = xp.astype(action, float64)
+        # a sum is the fastest way to meet a NaN or an infinity; it may overflow without one
+        known = action.detach() if hasattr(action, "detach") else action
+        if not math.isfinite(known.sum()) and not bool(xp.all(xp.isfinite(action))):
+            raise ValueError(f"action must be finite numbers of shape {shape}, got NaN or infinity")
+        return action
+
+    return reals

@@ -1,0 +1,100 @@
+"""Episodes without end: blocks of paths are drawn and marked ahead, and handed out batch by batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hedgerl.envs.action import Action
+from hedgerl.envs.environment import Environment
+from hedgerl.envs.observation import Flat, Prepared, Raw, n_liabilities
+from hedgerl.envs.reward import Reward, to_host
+from hedgerl.envs.scenario import Scenario
+from hedgerl.envs.task import TASKS, Task
+
+_MARKS = 1 << 23  # in a block at most: about 500 MB
+_PATHS = (256, 1024, 8192)  # in a block at least, and at most for a handful of environments and for more
+
+
+class Supply:
+    """Batches of `num_envs` episodes of a task, with what is observed of them, as NumPy arrays.
+
+    Each block of paths has its own seed, spawned from the one given; batches are its parts in order. The same seed
+    gives the same batches, None fresh ones.
+    """
+
+    def __init__(self, environment: Environment, num_envs: int, block: int | None = None) -> None:
+        task = environment.task
+        self.environment = environment
+        self.num_envs = num_envs
+        contracts = len(task.instruments) + n_liabilities(task)
+        most = _PATHS[1] if num_envs < 64 else _PATHS[2]
+        wanted = min(max(_MARKS // (task.n_steps * contracts), _PATHS[0]), most) if block is None else block
+        self.block = max(1, wanted // num_envs) * num_envs  # paths
+        self.seed(None)
+
+    def seed(self, seed: int | None) -> None:
+        """Starts again from this seed."""
+        self._seeds = np.random.SeedSequence(seed)
+        self._next = self.block
+        self._scenario: Scenario | None = None
+        self._prepared: Prepared | None = None
+
+    def batch(self) -> tuple[Scenario, Prepared]:
+        """The next batch and what is observed of it."""
+        if self._scenario is None or self._prepared is None or self._next + self.num_envs > self.block:
+            self._draw()
+        assert self._scenario is not None
+        assert self._prepared is not None
+        first, self._next = self._next, self._next + self.num_envs
+        if self.num_envs == self.block:
+            return self._scenario, self._prepared
+        return self._scenario.part(first, self._next), self._prepared.part(first, self._next)
+
+    def _draw(self) -> None:
+        seed = int(self._seeds.spawn(1)[0].generate_state(1, np.uint64)[0] >> np.uint64(1))
+        scenario = self.environment.task.scenario(self.block, seed)
+        if not isinstance(scenario.spot, np.ndarray):
+            scenario = scenario.mapped(to_host)
+        self._scenario, self._next = scenario, 0
+        scenario.known()  # once for all batches
+        self._prepared = self.environment.prepare(scenario)
+
+
+Interface = tuple[Task, Flat | Raw | tuple[str, ...] | str | None, Action | str | None, Reward | None]
+
+
+def configured(name: str, overrides: Mapping[str, Any]) -> Interface:
+    """The task of that name with some of its fields changed, and its observation, action and reward.
+
+    Raises ValueError for a key that is neither a field of the task nor one of these three, with the nearest that is.
+    """
+    task = TASKS[name]
+    fields = [item.name for item in dataclasses.fields(task)]
+    known = [*fields, "observation", "action", "reward"]
+    for key in overrides:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise ValueError(f"{key} is not known to {name}; the nearest name is {close[0]}")
+    values = dict(overrides)
+    observation, action, reward = (values.pop(key, None) for key in ("observation", "action", "reward"))
+    if isinstance(reward, Mapping):
+        reward = _from_mapping(Reward, "reward", reward)
+    if isinstance(action, Mapping):
+        action = _from_mapping(Action, "action", action)
+    if not (reward is None or isinstance(reward, Reward)):
+        raise ValueError(f"reward must be a Reward or a mapping of its fields, got {reward!r}")
+    return task(**values), observation, action, reward
+
+
+def _from_mapping(kind: Any, what: str, values: Mapping[str, Any]) -> Any:
+    known = [item.name for item in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise ValueError(f"{what} has no field {key}; the nearest name is {close[0]}")
+    return kind(**values)

@@ -1,0 +1,148 @@
+"""The tasks as vectorised environments of stable-baselines3."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+
+from hedgerl.envs.environment import Environment
+from hedgerl.envs.gym import ENVIRONMENTS
+from hedgerl.envs.supply import Supply, configured
+from hedgerl.pricing._checks import whole_number
+
+Array = Any
+
+
+class HedgingVecEnv(VecEnv):
+    """`num_envs` episodes at once, all on the same step, reset together and of themselves.
+
+    The info of an episode's last step has "terminal_observation", "TimeLimit.truncated" (False: an episode ends, it
+    is not cut), "episode" ({"r", "l", "t"}, as of stable-baselines3's Monitor), "pnl", "cost" and "reward_terms" as
+    `HedgingEnv`. `seed` holds from the next `reset`, which then begins the sequence of episodes that belongs to it.
+
+    block: paths that are simulated and marked together, in whole batches; None: about a quarter million marks.
+    """
+
+    def __init__(self, environment: Environment, num_envs: int, *, block: int | None = None) -> None:
+        self.environment = environment
+        self.num_envs = whole_number("num_envs", num_envs)
+        self.render_mode: str | None = None
+        self._supply = Supply(environment, num_envs, block)
+        self._actions: Array = None
+        self._began = time.time()
+        super().__init__(num_envs, environment.observation_space, environment.action_space)
+
+    def reset(self) -> Any:
+        """The first observations of the next batch of episodes."""
+        if self._seeds[0] is not None:
+            self._supply.seed(self._seeds[0])
+        self._reset_seeds()
+        self._reset_options()
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        return self._next_batch()
+
+    def step_async(self, actions: Array) -> None:
+        """Takes the actions of the next step."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Observations, rewards, whether episodes have ended, infos."""
+        seen, reward, done = self.environment.step(self._actions)
+        ended = np.full(self.num_envs, done)
+        if not done:
+            return seen, reward.astype(np.float32), ended, [{} for _ in range(self.num_envs)]
+        infos = self._summaries(seen)
+        return self._next_batch(), reward.astype(np.float32), ended, infos
+
+    def _next_batch(self) -> Any:
+        scenario, prepared = self._supply.batch()
+        return self.environment.reset(scenario, prepared=prepared)
+
+    def _summaries(self, seen: Any) -> list[dict[str, Any]]:
+        judge, rollout = self.environment.judge, self.environment.rollout
+        length, elapsed = rollout.step, round(time.time() - self._began, 6)
+        last: Iterable[Any] = seen
+        if isinstance(seen, dict):
+            last = ({name: values[i] for name, values in seen.items()} for i in range(self.num_envs))
+        names = tuple(judge.sums)
+        terms = (
+            zip(*(values.tolist() for values in judge.sums.values()), strict=True) if names else [()] * self.num_envs
+        )
+        pnl = (rollout.wealth - judge.opening).tolist()
+        return [
+            {
+                "terminal_observation": final,
+                "TimeLimit.truncated": False,
+                "episode": {"r": total, "l": length, "t": elapsed},
+                "pnl": gained,
+                "cost": cost,
+                "reward_terms": dict(zip(names, each, strict=True)),
+            }
+            for final, total, gained, cost, each in zip(
+                last, judge.total.tolist(), pnl, rollout.total_cost.tolist(), terms, strict=True
+            )
+        ]
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """The seed of the next `reset`; None draws one."""
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self._seeds = [seed] * self.num_envs
+        return self._seeds
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """There are no pictures."""
+        return [None] * self.num_envs
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether `get_attr` knows it."""
+        return hasattr(self._owner(attr_name), attr_name)
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """An attribute, of the batched `Environment` or else of this object, for each of the episodes asked for."""
+        return [getattr(self._owner(attr_name), attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Sets an attribute, of all episodes together: they share one environment."""
+        if len(set(self._get_indices(indices))) != self.num_envs:
+            raise ValueError("indices must name all environments, which share their attributes")
+        setattr(self._owner(attr_name), attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Calls a method, once; its answer for each of the episodes asked for."""
+        answer = getattr(self._owner(method_name), method_name)(*method_args, **method_kwargs)
+        return [answer] * len(list(self._get_indices(indices)))
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+        """True for `Monitor`, whose infos are filled in; there are no other wrappers."""
+        return [issubclass(wrapper_class, Monitor)] * len(list(self._get_indices(indices)))
+
+    def _owner(self, name: str) -> Any:
+        return self.environment if hasattr(self.environment, name) and name != "reset" else self
+
+
+def make_vec(id: str, num_envs: int, *, block: int | None = None, **overrides: Any) -> HedgingVecEnv:
+    """`num_envs` episodes at once of the task registered as `id`, for stable-baselines3.
+
+    overrides: as of `gymnasium.make`. block: see `HedgingVecEnv`.
+
+    >>> from hedgerl.sim import BlackScholes
+    >>> venv = make_vec("hedgerl/ShortOption-v0", num_envs=4, market=BlackScholes(volatility=0.2))
+    >>> _ = venv.seed(7)
+    >>> venv.reset().shape
+    (4, 11)
+    """
+    if id not in ENVIRONMENTS:
+        close = difflib.get_close_matches(str(id), ENVIRONMENTS, n=1, cutoff=0.0)
+        raise ValueError(f"id must be one of {', '.join(ENVIRONMENTS)}, got {id!r}; the nearest is {close[0]!r}")
+    task, observation, action, reward = configured(ENVIRONMENTS[id].task_name, overrides)
+    return HedgingVecEnv(Environment(task, observation, action, reward), num_envs, block=block)
