@@ -1,8 +1,88 @@
-"""Classical hedges: each maps what a hedger sees to a target holding of the underlying."""
+"""Classical hedges: each maps what a hedger sees to target holdings, by one `predict` like that of the agents."""
 
 from __future__ import annotations
 
-from hedgerl.baselines.delta import Delta
-from hedgerl.baselines.none import NoHedge
+import difflib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-__all__ = ["Delta", "NoHedge"]
+from hedgerl.baselines.base import Baseline, Policy
+from hedgerl.baselines.delta import Delta
+from hedgerl.baselines.gamma_scaled import GammaScaled
+from hedgerl.baselines.greek_neutral import DeltaGamma, DeltaGammaVega, DeltaVega
+from hedgerl.baselines.lazy import Lazy
+from hedgerl.baselines.leland import Leland
+from hedgerl.baselines.minimum_variance import MinimumVariance
+from hedgerl.baselines.none import NoHedge
+from hedgerl.baselines.objective import Objective
+from hedgerl.baselines.overlay import Collar, Overlay, ProtectivePut, SyntheticForward
+from hedgerl.baselines.tuned_band import TunedBand
+from hedgerl.baselines.whalley_wilmott import WhalleyWilmott
+
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "Collar",
+    "Delta",
+    "DeltaGamma",
+    "DeltaGammaVega",
+    "DeltaVega",
+    "GammaScaled",
+    "Lazy",
+    "Leland",
+    "MinimumVariance",
+    "NoHedge",
+    "Objective",
+    "Overlay",
+    "Policy",
+    "ProtectivePut",
+    "SyntheticForward",
+    "TunedBand",
+    "WhalleyWilmott",
+    "baseline",
+]
+
+BASELINES: dict[str, Callable[..., Baseline]] = {
+    "none": NoHedge,
+    "delta": Delta,
+    "implied_delta": partial(Delta, which="implied"),
+    "minimum_variance": partial(Delta, which="minimum_variance"),
+    "minimum_variance_regression": MinimumVariance,
+    "delta_gamma": DeltaGamma,
+    "delta_vega": DeltaVega,
+    "delta_gamma_vega": DeltaGammaVega,
+    "gamma_scaled": GammaScaled,
+    "lazy": Lazy,
+    "leland": Leland,
+    "whalley_wilmott": WhalleyWilmott,
+    "tuned_band": TunedBand,
+    "synthetic_forward": SyntheticForward,
+    "protective_put": ProtectivePut,
+    "collar": Collar,
+}
+
+
+def baseline(name: str, **parameters: Any) -> Baseline:
+    """The baseline of that name.
+
+    Raises ValueError for an unknown name or parameter, naming the nearest known one.
+
+    >>> baseline("lazy", limit=0.2)
+    Lazy(limit=0.2, back_to='zero', which='model')
+    """
+    if name not in BASELINES:
+        raise ValueError(f"baseline must be a known one, got {name!r}; the nearest is {_nearest(name, BASELINES)!r}")
+    make = BASELINES[name]
+    fixed = make.keywords if isinstance(make, partial) else {}
+    kind: Any = make.func if isinstance(make, partial) else make
+    known = [field for field in kind.__dataclass_fields__ if field not in fixed]
+    for given in parameters:
+        if given not in known:
+            hint = f"; the nearest is {_nearest(given, known)!r}" if known else "; there is none"
+            raise ValueError(f"parameter of {name} must be a known one, got {given!r}{hint}")
+    return make(**parameters)
+
+
+def _nearest(name: str, known: Any) -> str:
+    return difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)[0]

@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hedgerl.execution import MarketView
+from hedgerl.baselines.base import Baseline, Observation
 
 Array = Any
 
 
 @dataclass(frozen=True)
-class NoHedge:
-    """Holds nothing, so its P&L is the premium less the payoff."""
+class NoHedge(Baseline):
+    """Holds nothing, so that its P&L is that of the liabilities."""
 
-    def predict(self, view: MarketView) -> Array:
-        """Zero shares."""
-        return 0.0 * view.holdings
+    @property
+    def observation(self) -> tuple[str, ...]:
+        """See `Baseline.observation`."""
+        return ("holdings",)
+
+    def target(self, observation: Observation) -> Array:
+        """Zero of each instrument."""
+        return 0.0 * observation["holdings"]

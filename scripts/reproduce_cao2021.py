@@ -1,0 +1,122 @@
+"""Prints hedges of Cao, Chen, Hull & Poulos (2021), tables 1 and 2, one-month options, beside the published rows.
+
+    .venv/bin/python scripts/reproduce_cao2021.py                    # about a minute on two cores
+    .venv/bin/python scripts/reproduce_cao2021.py --n-paths 20000
+
+A call on 1 share is sold: S = K = 100, mu = 5 %, r = q = 0, sigma = 20 %, 20 days of 1/250; stock costs 1 % of what is
+traded, the first purchase and the final liquidation among them. The cost of hedging, -P&L, is in % of the premium;
+Y = mean + 1.5 sd. Bands are tuned on paths of another seed than they are measured on. Below, the entropic objective of
+each hedge is held against the floor that no policy can pass: those within .2 %, the floors' own error, are at it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from hedgerl.baselines import Baseline, Delta, GammaScaled, Lazy, Leland, NoHedge, TunedBand, WhalleyWilmott
+from hedgerl.baselines.tuned_band import rollout_pnl
+from hedgerl.envs import Execution, ShortOption
+from hedgerl.execution import Proportional
+from hedgerl.risk import entropic_risk
+from hedgerl.sim import BlackScholes
+
+REFERENCE = {  # mean, sd, Y in % of the premium: published, and recomputed by programs that share nothing with hedgerl
+    "weekly": {
+        "reference: delta": (69.07, 49.44, 143.2),
+        "Cao et al.: reinforcement learning": (60.17, 53.56, 140.5),
+        "reference: dynamic programme": (57.20, 51.37, 134.3),
+    },
+    "daily": {
+        "reference: delta": (107.82, 37.70, 164.4),
+        "Cao et al.: reinforcement learning": (73.97, 42.29, 137.4),
+        "reference: dynamic programme": (65.91, 35.24, 118.8),
+    },
+}
+FLOORS = {0.2: 3.486, 0.45: 3.756, 1.0: 4.030, 2.2: 4.384}  # daily; premium not received
+C = 1.5
+
+
+def cao_task(n_steps: int) -> ShortOption:
+    """The task: 20 days of 1/250 in so many steps, 4 for weekly and 20 for daily hedging."""
+    return ShortOption(
+        market=BlackScholes(volatility=0.2, drift=0.05),
+        n_steps=n_steps,
+        maturity=20 / 250,
+        execution=Execution(costs=(Proportional(rate=0.01, applies_to="underlying"),), unwind=True),
+    )
+
+
+def summary(cost: np.ndarray) -> tuple[float, float, float, float, float, float]:
+    """Mean, sd and Y of a sample with their standard errors, these from the influence of each outcome."""
+    mean, sd = cost.mean(), cost.std(ddof=1)
+    of_sd = ((cost - mean) ** 2 - sd**2) / (2 * sd)
+    root = cost.size**0.5
+    return mean, sd, mean + C * sd, sd / root, of_sd.std() / root, (cost + C * of_sd).std() / root
+
+
+def hedges(task: ShortOption, n_train: int, seed: int) -> dict[str, Baseline]:
+    """The hedges to be compared, bands tuned on paths of `seed`."""
+    fitted = {
+        f"tuned band, {shape}": TunedBand.fit(task, objective="mean_std", n_paths=n_train, seed=seed, shape=shape)
+        for shape in ("constant", "whalley_wilmott")
+    }
+    return {
+        "none": NoHedge(),
+        "delta": Delta(),
+        "gamma scaled, 1 move": GammaScaled(moves=1.0),
+        "gamma scaled, 2 moves": GammaScaled(moves=2.0),
+        "lazy, limit .1": Lazy(limit=0.1),
+        "lazy, limit .2, to the limit": Lazy(limit=0.2, back_to="limit"),
+        "Leland": Leland(),
+        "Whalley-Wilmott, aversion 1": WhalleyWilmott(aversion=1.0),
+        "Whalley-Wilmott, aversion .2": WhalleyWilmott(aversion=0.2),
+        **fitted,
+    }
+
+
+def main() -> None:
+    """Prints both tables and the floors."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n-paths", type=int, default=200_000)
+    parser.add_argument("--n-train", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    header = f"{'':34s}{'mean':>8s} {'(s.e.)':>7s}{'sd':>8s} {'(s.e.)':>7s}{'Y':>8s} {'(s.e.)':>7s}"
+    for name, n_steps in (("weekly", 4), ("daily", 20)):
+        task = cao_task(n_steps)
+        scenario = task.scenario(options.n_paths, options.seed)
+        premium = float(scenario.premium[0, 0])
+        print(f"\n{name}: one month, premium {premium:.4f}, {options.n_paths:,} paths, in % of the premium\n{header}")
+        pnls: dict[str, np.ndarray] = {}
+        policies = hedges(task, options.n_train, options.seed + 1)
+        if name == "daily":
+            for aversion in FLOORS:
+                policies[f"tuned band, entropic {aversion:g}"] = TunedBand.fit(
+                    task, objective="entropic", parameter=aversion, n_paths=options.n_train, seed=options.seed + 1
+                )
+        for label, policy in policies.items():
+            pnls[label] = rollout_pnl(policy, task, scenario)
+            mean, sd, y, *errors = summary(-100 / premium * pnls[label])
+            note = f"   scale {policy.scale:.3f}, width {policy.width:.4f}" if isinstance(policy, TunedBand) else ""
+            row = "".join(
+                f"{value:8.2f} {f'({error:.2f})':>7s}" for value, error in zip((mean, sd, y), errors, strict=True)
+            )
+            print(f"{label:34s}{row}{note}")
+        for label, (mean, sd, y) in REFERENCE[name].items():
+            print(f"{label:34s}{mean:8.2f} {'':7s}{sd:8.2f} {'':7s}{y:8.1f}")
+    print("\nentropic objective, daily: (1 / a) log E exp(a cost), premium not received; least by any hedge above")
+    for aversion, floor in FLOORS.items():
+        values = {label: float(entropic_risk(pnl, aversion)) + premium for label, pnl in pnls.items()}
+        best = min(values, key=lambda label: values[label])
+        verdict = "above the floor" if values[best] > floor * 1.002 else "at the floor, within its error"
+        if values[best] < floor * 0.998:
+            raise SystemExit(
+                f"a = {aversion:g}: {best} is below the floor {floor}: {values[best]:.4f}. There is a bug."
+            )
+        print(f"a = {aversion:4g}: floor {floor:.3f}   least {values[best]:.3f} ({best}): {verdict}")
+
+
+if __name__ == "__main__":
+    main()
