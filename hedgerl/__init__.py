@@ -10,18 +10,20 @@ Subpackages load on first use, so `import hedgerl` and `hedgerl --version` stay 
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hedgerl import baselines, data, evaluation, execution, pricing, sim
+    from hedgerl import baselines, data, envs, evaluation, execution, pricing, sim
+    from hedgerl.evaluation import evaluate
 
-__all__ = ["__version__", "baselines", "data", "evaluation", "execution", "pricing", "sim"]
+__all__ = ["__version__", "baselines", "data", "envs", "evaluate", "evaluation", "execution", "pricing", "sim"]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
+    if name == "evaluate":
+        return importlib.import_module("hedgerl.evaluation").evaluate
     if name in __all__:
         return importlib.import_module(f"hedgerl.{name}")
     raise AttributeError(f"module 'hedgerl' has no attribute {name!r}")

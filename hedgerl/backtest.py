@@ -1,44 +1,43 @@
-"""`hedgerl backtest`: an at-the-money call sold every month and hedged every day, on simulated paths and on history.
+"""`hedgerl backtest`: hedges side by side on the same episodes, of simulated markets and of history.
 
-Read from the top down: simulate (or load), mark, roll out, measure, report.
+Read from the top down: what is traded, which hedges, roll out and measure, report.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import subprocess
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra.utils
-import numpy as np
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 import hedgerl
-from hedgerl.baselines import Delta, NoHedge
-from hedgerl.data import sp500
-from hedgerl.evaluation import Summary, summarise
-from hedgerl.execution import Episode, Hedge, sell_and_hedge
-from hedgerl.pricing import Greeks, Option, black_scholes
-from hedgerl.pricing._checks import in_interval, non_negative, positive, whole_number
-from hedgerl.sim import Model
-from hedgerl.sim.backend import to_numpy
+from hedgerl.baselines import TunedBand, baseline
+from hedgerl.envs import Execution, Task
+from hedgerl.evaluation import Study, compare
+from hedgerl.pricing._checks import whole_number
+from hedgerl.report import table, write_report
+from hedgerl.sim import History, Model
 
-HEDGES: dict[str, Hedge] = {"none": NoHedge(), "delta": Delta()}
+LABELS = {"BlackScholes": "Black-Scholes", "RoughBergomi": "rough Bergomi"}  # of models, where not the class's name
 
 
 @dataclass
-class HistoryConfig:
-    """The history that is replayed; the YAML beside it says why."""
+class TuningConfig:
+    """How the tuned band's two numbers are found."""
 
-    enabled: bool = True
-    volatility_span_days: int = 21
+    objective: str = "cvar"
+    n_paths: int = 5000
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        whole_number("history.volatility_span_days", self.volatility_span_days)
+        whole_number("tuning.n_paths", self.n_paths, minimum=100)
+        whole_number("tuning.seed", self.seed, minimum=0)
 
 
 @dataclass
@@ -46,147 +45,162 @@ class BacktestConfig:
     """Every key of conf/backtest.yaml, with its type; units and reasons stand there."""
 
     market: Any = MISSING
+    data: Any = None
+    execution: Any = MISSING
+    task: Any = MISSING
     n_paths: int = 20_000
-    n_steps: int = 21
-    maturity: float = 21 / 252
-    moneyness: float = 1.0
-    half_spread_bps: float = 2.0
-    confidence: float = 0.95
+    every: int = 5
+    baselines: list[Any] = field(default_factory=list)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    reference: str = "delta"
+    regimes: Any = None  # name -> [first day, last day]
+    bootstrap: int = 1000
     seed: int | None = 1
-    backend: str = "auto"
-    history: HistoryConfig = field(default_factory=HistoryConfig)
 
     def __post_init__(self) -> None:
         whole_number("n_paths", self.n_paths, minimum=2)
-        whole_number("n_steps", self.n_steps)
-        positive("maturity", self.maturity)
-        positive("moneyness", self.moneyness)
-        non_negative("half_spread_bps", self.half_spread_bps)
-        in_interval("confidence", self.confidence, 0.0, 1.0)
+        whole_number("every", self.every)
+        whole_number("bootstrap", self.bootstrap, minimum=100)
+        self.regimes = dict(self.regimes or {})
+        for name, period in self.regimes.items():
+            if not isinstance(period, list) or len(period) != 2:
+                raise ValueError(f"regimes must each be [first day, last day], got {name} = {period}")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One hedge on one market, per 100 of the initial spot."""
+class Plan:
+    """What a run needs beside its configuration, made and checked before anything slow begins."""
 
-    market: str
-    hedge: str
-    summary: Summary
-    pnl: np.ndarray  # (n_months,)
+    tasks: dict[str, Task]  # label -> the task in that market, history last
+    hedges: list[tuple[str, str, dict[str, Any]]]  # (label, name, parameters)
 
 
-def backtest_simulated(config: BacktestConfig, model: Model, label: str) -> list[Outcome]:
-    """Every hedge on the same simulated months of `model`, marked at the model's own prices."""
-    paths = model.simulate(config.n_paths, config.n_steps, config.maturity, seed=config.seed, backend=config.backend)
-    option = Option(strike=config.moneyness * model.spot, expiry_years=float(paths.times[-1]))
-    market = model.market(paths)
-    marker = functools.cache(lambda step: market.mark(option, step))  # marks are dear, and the same for every hedge
-    outcomes = []
-    for name, hedge in HEDGES.items():
-        episode = sell_and_hedge(
-            paths.times,
-            paths.spot,
-            option,
-            marker,
-            hedge,
-            half_spread_bps=config.half_spread_bps,
-            rate=model.rate,
-            dividend=model.dividend,
-        )
-        outcomes.append(_measure(label, name, episode, 100.0 / model.spot, config.confidence))
-    return outcomes
+def plan(config: BacktestConfig) -> Plan:
+    """The tasks and hedges that a configuration names. Raises ValueError for what it cannot mean."""
+    markets = _markets(config.market)
+    execution = hydra.utils.instantiate(config.execution, _convert_="all")
+    if not isinstance(execution, Execution):
+        raise ValueError(f"execution must name one of conf/execution, got {config.execution}")
+    if "_target_" not in (config.task or ()):
+        raise ValueError(f"task must name one of conf/task, got {config.task}")
+    make = hydra.utils.instantiate(config.task, _partial_=True, _convert_="all")
+    tasks: dict[str, Task] = {label: make(market=market, execution=execution) for label, market in markets.items()}
+    if config.data:
+        history = hydra.utils.instantiate(config.data, _convert_="all")
+        if not isinstance(history, History):
+            raise ValueError(f"data must name one of conf/data, got {config.data}")
+        task = tasks[str(history.name)] = make(market=history, execution=execution)
+        history.starts(task.n_steps, every=config.every)  # raises where the series is too short
+    if not tasks:
+        raise ValueError("market and data must name at least one market between them, got none")
+    hedges = [_hedge(entry) for entry in config.baselines]
+    labels = [label for label, _, _ in hedges]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"baselines must have labels of their own, got {', '.join(labels)}")
+    if not labels:
+        raise ValueError("baselines must name at least one hedge, got none")
+    reference = config.reference.replace("_", " ")
+    if reference not in labels and reference != "delta":
+        raise ValueError(f"reference must be the label of one of the baselines ({', '.join(labels)}), got {reference}")
+    for _, name, parameters in hedges:
+        if name != "tuned_band" or "scale" in parameters:
+            baseline(name, **parameters)  # raises for a name or a parameter that is not known
+    return Plan(tasks, hedges)
 
 
-def backtest_history(config: BacktestConfig, closes: np.ndarray, label: str) -> list[Outcome]:
-    """Every hedge on consecutive months of daily `closes`, each sold on the day the one before expires.
-
-    There are no option quotes in the series, so premium and delta are model marks: Black-Scholes at the volatility
-    known at each close (`sp500.ewma_volatility`), at rate and dividend 0. Each month is scaled to start at 100.
-
-    Raises ValueError where `closes` hold less than two months of `n_steps` days.
-    """
-    span = config.history.volatility_span_days
-    starts = np.arange(span, len(closes) - config.n_steps, config.n_steps)
-    if starts.size < 2:
-        raise ValueError(
-            f"n_steps must leave two months in the {len(closes)} closes of the history, of which the first "
-            f"history.volatility_span_days = {span} only start the volatility, got {config.n_steps}"
-        )
-    volatility = sp500.ewma_volatility(closes, span)
-    days = starts + np.arange(config.n_steps + 1)[:, None]  # (n_steps + 1, n_months)
-    spot = 100.0 * closes[days] / closes[starts]
-    times = np.arange(config.n_steps + 1) / sp500.TRADING_DAYS
-    option = Option(strike=100.0 * config.moneyness, expiry_years=float(times[-1]))
-
-    def marker(step: int) -> Greeks:
-        return black_scholes(spot[step], option.strike, float(times[-1] - times[step]), volatility[days[step]])
-
-    outcomes = []
-    for name, hedge in HEDGES.items():
-        episode = sell_and_hedge(times, spot, option, marker, hedge, half_spread_bps=config.half_spread_bps)
-        outcomes.append(_measure(label, name, episode, 1.0, config.confidence))
-    return outcomes
+def _markets(config: Any) -> dict[str, Model]:
+    """Label -> model: one, or a mapping of several."""
+    if not config:
+        return {}
+    entries = [config] if "_target_" in config else list(config.values())
+    models = {}
+    for entry in entries:
+        if not isinstance(entry, Mapping | DictConfig) or "_target_" not in entry:
+            raise ValueError(f"market must name a model of conf/market, or several, got {config}")
+        model = hydra.utils.instantiate(entry, _convert_="all")
+        name = type(model).__name__
+        models[f"simulated {LABELS.get(name, name)}"] = model
+    return models
 
 
-def _measure(market: str, hedge: str, episode: Episode, scale: float, confidence: float) -> Outcome:
-    pnl, cost, premium = (scale * to_numpy(each) for each in (episode.pnl, episode.cost[-1], episode.premium))
-    return Outcome(market, hedge, summarise(pnl, cost, premium, confidence), pnl)
+def _hedge(entry: Any) -> tuple[str, str, dict[str, Any]]:
+    """(label, name, parameters) of an entry of `baselines`."""
+    if isinstance(entry, str):
+        return entry.replace("_", " "), entry, {}
+    if not isinstance(entry, Mapping) or "name" not in entry:
+        raise ValueError(f"baselines must be names, or mappings with a name, got {entry!r}")
+    parameters = {str(key): value for key, value in entry.items() if key not in ("name", "label")}
+    return str(entry.get("label", entry["name"])).replace("_", " "), str(entry["name"]), parameters
 
 
-def table(outcomes: list[Outcome], config: BacktestConfig) -> str:
-    """The outcomes as lines of text."""
-    tail = f"CVaR{100 * config.confidence:g}"
-    columns = ("months", "mean", "(s.e.)", "sd", tail, "cost", "premium")
-    header = f"{'market':<28}{'hedge':<8}" + "".join(f"{name:>9}" for name in columns)
-    lines = [
-        f"One call sold a month, {config.n_steps} trading days, strike {config.moneyness:g} x spot, hedged every day "
-        f"at a half-spread of {config.half_spread_bps:g} bp of the stock traded.",
-        f"Per 100 of spot; profit is positive. {tail} is the mean loss of the worst "
-        f"{100 * (1 - config.confidence):g} % of months.",
-        "",
-        header,
-        "-" * len(header),
-    ]
-    for outcome in outcomes:
-        s = outcome.summary
-        lines.append(
-            f"{outcome.market:<28}{outcome.hedge:<8}{s.count:>9}{s.mean:>9.3f}{f'({s.mean_se:.3f})':>9}"
-            f"{s.sd:>9.3f}{s.cvar:>9.3f}{s.cost:>9.4f}{s.premium:>9.3f}"
-        )
-    return "\n".join(lines)
+def study(config: BacktestConfig, label: str, task: Task, policies: Mapping[str, Any]) -> Study:
+    """Every policy on the same episodes of one market."""
+    reference = config.reference.replace("_", " ")
+    comparison = compare(
+        policies,
+        task,
+        n_paths=config.n_paths if task.simulated else None,
+        seed=config.seed,
+        every=config.every,
+        reference=reference if reference in policies else None,
+        resamples=config.bootstrap,
+    )
+    if task.simulated:
+        return comparison.study(market=label)
+    periods = {name: (first, last) for name, (first, last) in config.regimes.items()}
+    return comparison.study(market=label, notes=(_marks(task.market),), regimes=periods)
 
 
-def save_report(outcomes: list[Outcome], config: BacktestConfig, folder: Path) -> None:
-    """Writes results.json and pnl.png into `folder`."""
-    results = {
-        "hedgerl": hedgerl.__version__,
-        "commit": _commit(),
-        "config": OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
-        "results": [{"market": each.market, "hedge": each.hedge} | asdict(each.summary) for each in outcomes],
-    }
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    _plot(outcomes, folder / "pnl.png")
+def _marks(history: History) -> str:
+    """What a report must say of the option prices of history."""
+    level = history.surface.level
+    if level == "auto":
+        level = "ewma" if history.series.vix is None else "vix"
+    driver = "the VIX" if level == "vix" else f"{history.surface.span_days}-day trailing volatility ({level})"
+    return (
+        f"Model marks: options are priced on a volatility surface driven by {driver}, as known at each close; "
+        "they are not market quotes."
+    )
 
 
-def _plot(outcomes: list[Outcome], file: Path) -> None:
-    """Histograms of monthly P&L, one panel a market."""
-    from matplotlib.figure import Figure
+def run(config: BacktestConfig, folder: Path) -> list[Study]:
+    """The whole backtest: prints the table and writes the report into `folder`."""
+    planned = plan(config)
+    studies: list[Study] = []
+    tuned: TunedBand | None = None
+    for label, task in planned.tasks.items():
+        _say(f"{label}: {len(planned.hedges)} hedges")
+        policies: dict[str, Any] = {}
+        for name, kind, parameters in planned.hedges:
+            if kind == "tuned_band" and "scale" not in parameters:
+                if task.simulated or tuned is None:
+                    tuned = _tuned(config, task)
+                policies[name] = tuned
+            else:
+                policies[name] = baseline(kind, **parameters)
+        studies.append(study(config, label, task, policies))
+    print(table(studies))
+    report = write_report(
+        studies,
+        folder,
+        title=f"Backtest of {next(iter(planned.tasks.values())).name}",
+        config=OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
+        seed=config.seed,
+        commit=_commit(),
+        version=hedgerl.__version__,
+        command="hedgerl backtest",
+    )
+    print(f"\nreport: {report}")
+    return studies
 
-    markets = list(dict.fromkeys(each.market for each in outcomes))
-    figure = Figure(figsize=(5.0 * len(markets), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(markets), squeeze=False)[0]
-    for axis, market in zip(axes, markets, strict=True):
-        shown = [each for each in outcomes if each.market == market]
-        low, high = np.quantile(np.concatenate([each.pnl for each in shown]), [0.002, 1.0])
-        bins = np.linspace(low, high, 61)
-        for each in shown:
-            label = f"{each.hedge}: sd {each.summary.sd:.2f}, CVaR {each.summary.cvar:.2f}"
-            axis.hist(np.clip(each.pnl, low, high), bins=bins, density=True, alpha=0.55, label=label)
-        axis.set_title(market)
-        axis.set_xlabel("P&L of a month, per 100 of spot")
-        axis.set_yticks([])
-        axis.legend(frameon=False, loc="upper left")
-    figure.savefig(file, dpi=110)
+
+def _tuned(config: BacktestConfig, task: Task) -> TunedBand:
+    tuning = config.tuning
+    return TunedBand.fit(task, objective=tuning.objective, n_paths=tuning.n_paths, seed=tuning.seed)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _commit() -> str | None:
@@ -203,30 +217,13 @@ def _commit() -> str | None:
     return answer.stdout.strip()
 
 
-def run(config: BacktestConfig, model: Model, folder: Path) -> list[Outcome]:
-    """The whole backtest: prints the table and writes the report into `folder`."""
-    # history first: it takes milliseconds, and knows whether n_steps fits
-    history = backtest_history(config, sp500.load().closes, "S&P 500 1999-2018 *") if config.history.enabled else []
-    outcomes = backtest_simulated(config, model, f"simulated {type(model).__name__}") + history
-    print(table(outcomes, config))
-    if config.history.enabled:
-        print(
-            f"\n* real closes, model marks: Black-Scholes at {config.history.volatility_span_days}-day EWMA realised"
-            " volatility, not market quotes"
-        )
-    save_report(outcomes, config, folder)
-    print(f"\nresults.json and pnl.png are in {folder}")
-    return outcomes
-
-
 ConfigStore.instance().store(name="backtest_schema", node=BacktestConfig)
 
 
 def from_hydra(config: DictConfig, folder: Path) -> None:
     """Runs one backtest from its Hydra configuration and writes into the run's `folder`."""
-    if "_target_" not in (config.market or ()):
-        raise ValueError(f"market must name a model of conf/market, got {config.market}")
-    model = hydra.utils.instantiate(config.market, _convert_="all")
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise ValueError(f"{key} must be given")
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, BacktestConfig)
-    run(typed, model, folder)
+    run(typed, folder)

@@ -19,9 +19,11 @@ from typing import Any, NoReturn
 import hedgerl
 
 COMMANDS = {
-    "backtest": "sell an option every month, hedge it, and report risk and cost",
+    "backtest": "compare hedges on simulated markets and on history, and report risk and cost",
     "simulate": "write a dataset of simulated paths and option marks",
 }
+GROUPS = ("market", "data", "execution", "task")  # folders of conf/ that a key may choose from
+FLAGS = {"--seed": "seed"}  # classic flags and the keys that they stand for
 FAILURE = 2  # exit status of every expected error
 
 
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = _command(arguments)
         if command is not None:
+            arguments = [command, *_without_flags(arguments[1:])]
             with _sigterm_interrupts():
                 _run(command, arguments[1:])
             sys.stdout.flush()  # here, not at exit, so that a full disk or a closed pipe is seen
@@ -87,6 +90,21 @@ def _command(arguments: list[str]) -> str | None:
     if command not in COMMANDS:
         raise UsageError(f'unknown command "{command}"; {_suggest(command, COMMANDS)}')
     return str(command)
+
+
+def _without_flags(arguments: list[str]) -> list[str]:
+    """The arguments with `--flag value` and `--flag=value` turned into `key=value`."""
+    rest, result = iter(arguments), []
+    for item in rest:
+        name, equals, value = item.partition("=")
+        if name not in FLAGS:
+            result.append(item)
+            continue
+        value = value if equals else next(rest, "")
+        if not value:
+            raise UsageError(f"{name} needs a value")
+        result.append(f"{FLAGS[name]}={value}")
+    return result
 
 
 @contextmanager
@@ -209,7 +227,7 @@ def _explain_key(command: str, overrides: list[str]) -> str | None:
     parsed = OverridesParser.create().parse_overrides(flags)
     GlobalHydra.instance().clear()
     with initialize_config_module("hedgerl.conf", version_base="1.3"):
-        choices = [item for item, override in zip(flags, parsed, strict=True) if override.get_key_element() == "market"]
+        choices = [item for item, override in zip(flags, parsed, strict=True) if override.get_key_element() in GROUPS]
         config = compose(command, overrides=choices, return_hydra_config=True)
     known = list(_keys(OmegaConf.to_container(config, resolve=False)))
     for override in parsed:

@@ -6,130 +6,92 @@ import json
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from hedgerl import backtest
-from hedgerl.backtest import BacktestConfig, HistoryConfig
-from hedgerl.data import sp500
-from hedgerl.pricing import black_scholes
-from hedgerl.sim import BlackScholes, RoughBergomi
+from hedgerl.backtest import BacktestConfig
 
-ROUGH = RoughBergomi(hurst=0.07, eta=1.9, rho=-0.9, forward_variance=0.235**2)
+QUICK = ["task.backend=numpy", "baselines=[none,delta,leland]", "bootstrap=100", "n_paths=400"]
 
 
-def by_hedge(outcomes):
-    return {each.hedge: each.summary for each in outcomes}
+def configured(*overrides: str) -> BacktestConfig:
+    """The configuration of a command line."""
+    with initialize_config_module("hedgerl.conf", version_base="1.3"):
+        typed = OmegaConf.to_object(compose("backtest", overrides=[*QUICK, *overrides]))
+    assert isinstance(typed, BacktestConfig)
+    return typed
 
 
-@pytest.mark.slow
-def test_simulated_months_are_fair_and_delta_cuts_the_risk():
-    """Statistical: at zero cost neither hedge earns or loses, 4 standard errors; delta at least halves the deviation.
-
-    Catches a premium that the dynamics do not support (mispriced marks) and a delta hedge that trades nothing.
-    """
-    config = BacktestConfig(n_paths=20_000, half_spread_bps=0.0, backend="numpy")
-    summary = by_hedge(backtest.backtest_simulated(config, ROUGH, "rough"))
-    for each in summary.values():
-        assert abs(each.mean) < 4 * each.mean_se
-        assert each.cost == 0.0
-    assert summary["delta"].sd < 0.5 * summary["none"].sd
-    assert summary["delta"].cvar < 0.5 * summary["none"].cvar
-
-
-def test_cost_is_paid_out_of_the_profit():
-    """Identity: the same paths at a cost: the mean falls by exactly the mean cost. Catches an unpaid cost."""
-    free, dear = (
-        by_hedge(
-            backtest.backtest_simulated(
-                BacktestConfig(n_paths=500, half_spread_bps=bps, backend="numpy"), BlackScholes(volatility=0.2), "gbm"
-            )
-        )
-        for bps in (0.0, 10.0)
-    )
-    assert dear["delta"].cost > 0.05
-    assert dear["delta"].mean == pytest.approx(free["delta"].mean - dear["delta"].cost, abs=1e-9)
-    assert dear["none"] == free["none"]
-
-
-def test_results_are_per_100_of_spot():
-    """Twin: a spot of 5 gives the numbers of a spot of 100, up to float32. Catches money in two units in one table."""
-    config = BacktestConfig(n_paths=200, backend="numpy")
-    at_100 = by_hedge(backtest.backtest_simulated(config, BlackScholes(volatility=0.2), "100"))
-    at_5 = by_hedge(backtest.backtest_simulated(config, BlackScholes(volatility=0.2, spot=5.0), "5"))
-    assert at_5["delta"].sd == pytest.approx(at_100["delta"].sd, rel=1e-4)
-    assert at_5["none"].premium == pytest.approx(at_100["none"].premium, rel=1e-4)
-
-
-def test_history_of_one_month_by_hand():
-    """Golden: 22 warm-up closes, one month, no hedge: premium of Black-Scholes at the known volatility less the payoff.
-
-    Catches windows that are off by a day (the month would start or end on a neighbouring close).
-    """
-    rng = np.random.default_rng(5)
-    closes = 50.0 * np.exp(np.cumsum(0.01 * rng.standard_normal(43)))
-    config = BacktestConfig(history=HistoryConfig(volatility_span_days=21))
-    message = "n_steps must leave two months in the 43 closes .*volatility_span_days = 21 .* got 21"
-    with pytest.raises(ValueError, match=message):
-        backtest.backtest_history(config, closes, "short")
-    closes = np.append(closes, closes[-1] * np.exp(np.cumsum(0.01 * rng.standard_normal(21))))
-    outcome = backtest.backtest_history(config, closes, "two months")[0]
-    volatility = sp500.ewma_volatility(closes, 21)
-    for month, start in enumerate((21, 42)):
-        premium = float(black_scholes(100.0, 100.0, 21 / 252, volatility[start]).price)
-        payoff = max(100.0 * closes[start + 21] / closes[start] - 100.0, 0.0)
-        assert outcome.pnl[month] == pytest.approx(premium - payoff, abs=1e-9)
-
-
-def test_history_does_not_look_ahead():
-    """Identity: changing the last month leaves the P&L of every earlier month as it was."""
-    closes = sp500.load().closes[:400]
-    other = closes.copy()
-    other[-20:] *= 0.5
-    config = BacktestConfig()
-    before, after = (backtest.backtest_history(config, each, "x")[1].pnl for each in (closes, other))
-    np.testing.assert_array_equal(before[:-1], after[:-1])
-    assert before[-1] != after[-1]
-
-
-def test_history_covers_the_whole_series():
-    """Golden: 5,031 closes less 21 of warm-up are 238 months of 21 days."""
-    outcomes = backtest.backtest_history(BacktestConfig(), sp500.load().closes, "sp")
-    assert {each.summary.count for each in outcomes} == {238}
-    summary = by_hedge(outcomes)
-    assert summary["delta"].sd < 0.5 * summary["none"].sd
-
-
-def test_a_month_too_long_for_the_history_is_told_before_the_simulation(tmp_path, monkeypatch):
-    """Behaviour: catches minutes of simulation, then an error about an empty sample."""
-    monkeypatch.setattr(BlackScholes, "simulate", None)  # would raise TypeError
-    for n_steps in (4_900, 100_000):
-        with pytest.raises(ValueError, match=f"n_steps must leave two months in the 5031 closes .* got {n_steps}"):
-            backtest.run(BacktestConfig(n_steps=n_steps), BlackScholes(volatility=0.2), tmp_path)
-
-
-def test_report(tmp_path, capsys):
-    """Behaviour: the table names both markets and hedges; results.json holds the same numbers and the config."""
-    config = BacktestConfig(market={"_target_": "hedgerl.sim.BlackScholes"}, n_paths=100, seed=3, backend="numpy")
-    outcomes = backtest.run(config, BlackScholes(volatility=0.2), tmp_path)
+def test_report_of_a_simulated_market_and_of_history(tmp_path, capsys):
+    """Behaviour: the table names both markets, the report is there, results.json holds the config."""
+    studies = backtest.run(configured("market=black_scholes", "task.hedge_options=[]", "seed=3"), tmp_path)
     printed = capsys.readouterr().out
-    assert "simulated BlackScholes" in printed
-    assert "S&P 500 1999-2018" in printed
+    assert [study.kind for study in studies] == ["simulated", "history"]
+    for study in studies:
+        assert study.market in printed
+        assert list(study.results) == ["none", "delta", "leland"]
+        assert study.results["delta"].metrics["sd"] < 0.5 * study.results["none"].metrics["sd"]
+    assert set(studies[1].regimes) == {"2008 crisis", "2017 quiet", "2020 crash", "2022 rate rises"}
+    assert studies[1].regimes["2008 crisis"]["delta"].n_episodes > 20
+    assert studies[1].regimes["2020 crash"]["delta"].n_episodes == 0  # the series ends in 2018
     saved = json.loads((tmp_path / "results.json").read_text())
     assert saved["config"]["seed"] == 3
-    assert [row["hedge"] for row in saved["results"]] == ["none", "delta", "none", "delta"]
-    assert saved["results"][1]["cvar"] == outcomes[1].summary.cvar
-    assert (tmp_path / "pnl.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report.html").read_text().count("<html") == 1
+
+
+def test_cost_is_paid_out_of_the_profit(tmp_path):
+    """Identity: the same paths at a cost: the mean falls by exactly the mean cost. Catches an unpaid cost."""
+    base = ["market=black_scholes", "data=none", "task.hedge_options=[]"]
+    free = backtest.run(configured(*base, "execution=free"), tmp_path / "free")[0].results["delta"].metrics
+    dear = backtest.run(configured(*base, "execution.costs.underlying.bps=10"), tmp_path / "dear")[0].results["delta"]
+    assert dear.metrics["cost"] > 0.05
+    assert dear.metrics["mean"] == pytest.approx(free["mean"] - dear.metrics["cost"], abs=1e-9)
+
+
+def test_history_does_not_look_ahead(tmp_path, monkeypatch):
+    """Identity: changing the future of the series leaves every earlier episode as it was."""
+    base = ["market=black_scholes", "task.hedge_options=[]", "n_paths=2"]
+    before = backtest.run(configured(*base), tmp_path / "before")[1].results["leland"]
+    planned = backtest.plan(configured(*base))
+    task = list(planned.tasks.values())[-1]
+    closes = task.market.series.close.copy()
+    rng = np.random.default_rng(1)
+    closes[-400:] = closes[-401] * np.exp(np.cumsum(0.02 * rng.standard_normal(400)))
+    object.__setattr__(task.market.series, "close", closes)
+    monkeypatch.setattr(backtest, "plan", lambda config: planned)
+    after = backtest.run(configured(*base), tmp_path / "after")[1].results["leland"]
+    untouched = (before.episodes["end"] < np.datetime64("2017-05-01")).to_numpy()
+    np.testing.assert_array_equal(before.pnl[untouched], after.pnl[untouched])
+    assert (before.pnl[~untouched] != after.pnl[~untouched]).mean() > 0.9
+
+
+def test_same_seed_same_bytes(tmp_path):
+    """Identity: two runs write the same bytes; another seed does not."""
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        backtest.run(
+            configured("market=heston", "task.hedge_options=[]", f"seed={seed}", "n_paths=64"), tmp_path / name
+        )
+    first, second, third = ((tmp_path / name / "results.json").read_bytes() for name in "abc")
+    assert first == second
+    assert first != third
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("overrides", "message"),
     [
-        ("n_paths", 1, "n_paths must be a whole number of at least 2, got 1"),
-        ("moneyness", 0.0, "moneyness must be positive, got 0.0"),
-        ("half_spread_bps", -1.0, "half_spread_bps must not be negative, got -1.0"),
-        ("confidence", 1.0, r"confidence must lie in \(0, 1\), got 1.0"),
+        (["n_paths=1"], "n_paths must be a whole number of at least 2, got 1"),
+        (["bootstrap=3"], "bootstrap must be a whole number of at least 100, got 3"),
+        (["market=black_scholes", "task.moneyness=0.0"], "moneyness must be positive, got 0"),
+        (
+            ["market=black_scholes", "baselines=[delta,delta]"],
+            "baselines must have labels of their own, got delta, delta",
+        ),
+        (["market=black_scholes", "baselines=[3]"], "baselines must be names, or mappings with a name, got 3"),
+        (["+regimes.lost=[2008-01-01]"], "regimes must each be .first day, last day., got lost"),
     ],
 )
-def test_bad_configuration(field, value, message):
+def test_bad_configuration(overrides, message, tmp_path):
     """Catches a setting that only fails, or misleads, minutes later."""
-    with pytest.raises(ValueError, match=message):
-        BacktestConfig(**{field: value})
+    with pytest.raises(Exception, match=message):
+        backtest.plan(configured(*overrides))

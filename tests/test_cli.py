@@ -22,7 +22,15 @@ def _empty_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("HEDGERL_DEBUG", raising=False)
 
 
-SMALL = ["market=black_scholes", "n_paths=16", "history.enabled=false", "backend=numpy"]
+SMALL = [
+    "market=black_scholes",
+    "data=none",
+    "n_paths=16",
+    "bootstrap=100",
+    "baselines=[none,delta]",
+    "task.backend=numpy",
+    "task.hedge_options=[]",
+]
 
 
 @pytest.mark.parametrize(
@@ -33,20 +41,24 @@ SMALL = ["market=black_scholes", "n_paths=16", "history.enabled=false", "backend
         (["backtest", "n_pathz=3"], "unknown key n_pathz; did you mean n_paths?"),
         (["backtest", "+n_pathz=3"], "unknown key n_pathz; did you mean n_paths?"),
         (["simulate", "n_pathz=3"], "unknown key n_pathz; did you mean n_paths?"),
-        (["backtest", "history.enable=false"], "unknown key history.enable; did you mean history.enabled?"),
+        (["backtest", "tuning.objektive=cvar"], "unknown key tuning.objektive; did you mean tuning.objective?"),
+        (["backtest", "task.matury=1"], "unknown key task.matury; did you mean task.maturity?"),
+        (["backtest", "--seed"], "--seed needs a value"),
+        (["backtest", "--seed=many"], "seed: Value 'many' of type 'str' could not be converted to Integer"),
         (["backtest", "market=heston", "market.kapa=3"], "unknown key market.kapa; did you mean market.kappa?"),
-        (["backtest", "+market.hurts=0.1"], "unknown key market.hurts; did you mean market.hurst?"),
+        (["backtest", "market=rbergomi", "+market.hurts=0.1"], "unknown key market.hurts; did you mean market.hurst?"),
         (
             ["backtest", "market=rbergomii"],
-            'unknown market "rbergomii"; did you mean rbergomi? (known: black_scholes, garch, heston, rbergomi, sabr)',
+            'unknown market "rbergomii"; did you mean rbergomi? '
+            "(known: black_scholes, garch, heston, rbergomi, rough_and_heston, sabr)",
         ),
         (["backtest", "n_paths=0"], "n_paths must be a whole number of at least 2, got 0"),
         (["simulate", "n_paths=0"], "n_paths must be a whole number of at least 1, got 0"),
         (["simulate", "backend=cuda"], "backend must be one of auto, numpy, cupy, got 'cuda'"),
         (["simulate", "dtype=float16"], "dtype must be one of float32, float64, got 'float16'"),
         (["simulate", "seed=-1"], "seed must be a whole number of at least 0 or None, got -1"),
-        (["backtest", "market.hurst=0.7"], "hurst must lie in (0, 0.5), got 0.7"),
-        (["backtest", "market.hurst=rough"], "hurst must be a finite number, got 'rough'"),
+        (["backtest", "market=rbergomi", "market.hurst=0.7"], "hurst must lie in (0, 0.5), got 0.7"),
+        (["backtest", "market=rbergomi", "market.hurst=rough"], "hurst must be a finite number, got 'rough'"),
         (["backtest", "n_paths=many"], "n_paths: Value 'many' of type 'str' could not be converted to Integer"),
         (["backtest", "n_paths"], 'cannot read "n_paths" as key=value'),
         (["simulate", "out=dátå"], """cannot read "out=dátå" as key=value; with quotes: 'out="dátå"'"""),
@@ -67,11 +79,19 @@ SMALL = ["market=black_scholes", "n_paths=16", "history.enabled=false", "backend
         (["simulate", "perturb=3"], "perturb must be null or {parameter: [low, high]}, got 3"),
         (["simulate", "perturb={eta:[null,2]}"], "perturb['eta'] must be a finite number, got None"),
         (["simulate", "perturb={eta:[a,b]}"], "perturb['eta'] must be a finite number, got 'a'"),
-        (["backtest", "n_steps=4900"], "n_steps must leave two months in the 5031 closes of the history"),
         (
-            ["backtest", "history.volatility_span_days=-5"],
-            "history.volatility_span_days must be a whole number of at least 1, got -5",
+            ["backtest", "baselines=[delta,lelland]"],
+            "baseline must be a known one, got 'lelland'; the nearest is 'leland'",
         ),
+        (["backtest", "baselines=[]"], "baselines must name at least one hedge, got none"),
+        (["backtest", "market=black_scholes", "task.moneyness=0"], "moneyness must be positive, got 0"),
+        (["backtest", "market=black_scholes", "execution.costs.underlying.bps=-1"], "bps must not be negative, got -1"),
+        (["backtest", "market=black_scholes", "execution=cheap"], 'unknown execution "cheap"; known: free, retail'),
+        (["backtest", "data=file"], "data.series.path must be given"),
+        (["backtest", "data=file", "data.series.path=a.csv"], "a.csv must be a file, and is not there"),
+        (["backtest", "reference=dleta"], "reference must be the label of one of the baselines (none, delta,"),
+        (["backtest", "task.maturity=0.5"], "maturity must be n_steps / 252 on history, a trading day a step, got 0.5"),
+        (["simulate", "market=rough_and_heston"], "market must name a model of conf/market"),
         (["simulate", "perturb={etta:[1,2]}"], "perturb must name one of hurst, eta, rho, forward_variance, drift"),
         (["simulate", "perturb.eta=[1,2]"], "unknown key perturb.eta; did you mean market.eta?"),
     ],
@@ -115,12 +135,12 @@ def test_version_and_help(capfd):
 
 def test_backtest_leaves_one_folder(tmp_path, capfd):
     """Behaviour: a run writes its report, its configuration and its log into one folder of runs/, and nothing else."""
-    assert cli.main(["backtest", *SMALL, "seed=3"]) == 0
-    assert "simulated BlackScholes" in capfd.readouterr().out
+    assert cli.main(["backtest", *SMALL, "--seed", "3"]) == 0
+    assert "simulated Black-Scholes" in capfd.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("backtest-")
-    assert {"results.json", "pnl.png", ".hydra"} <= {path.name for path in folder.iterdir()}
+    assert {"results.json", "results.csv", "report.html", ".hydra"} <= {path.name for path in folder.iterdir()}
     assert sys.argv[0] != "hedgerl backtest"
 
 
@@ -176,7 +196,7 @@ sys.exit(cli.main(["simulate", "market=black_scholes", "n_paths=16", "backend=nu
 
 def test_multirun_makes_a_folder_for_each_job(tmp_path):
     """Behaviour: -m runs the grid. Catches jobs that overwrite each other's results."""
-    assert cli.main(["backtest", *SMALL, "-m", "seed=1,2", "half_spread_bps=0,5"]) == 0
+    assert cli.main(["backtest", *SMALL, "-m", "seed=1,2", "execution.costs.underlying.bps=0,5"]) == 0
     (sweep,) = (tmp_path / "runs").iterdir()
     assert sweep.name.startswith("backtest-sweep-")
     assert len(list(sweep.glob("*/results.json"))) == 4

@@ -12,11 +12,13 @@ import pytest
 import yaml
 
 import hedgerl.backtest
+import hedgerl.envs
 import hedgerl.sim
 import hedgerl.simulate
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKETS = sorted((ROOT / "conf" / "market").glob("*.yaml"))
+MARKETS = [file for file in sorted((ROOT / "conf" / "market").glob("*.yaml")) if "_target_" in file.read_text()]
+TASKS = sorted((ROOT / "conf" / "task").glob("*.yaml"))
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -87,6 +89,15 @@ def test_every_model_has_a_market():
     assert {yaml.safe_load(file.read_text())["_target_"].rpartition(".")[2] for file in MARKETS} == models
 
 
+@pytest.mark.parametrize("file", TASKS, ids=lambda file: file.stem)
+def test_task_has_every_field_of_its_class(file):
+    """Catches a setting of a task that cannot be reached from the command line, or a key that no field reads."""
+    content = yaml.safe_load(file.read_text())
+    keys = content.get("task", content)
+    task = getattr(hedgerl.envs, keys.pop("_target_").removeprefix("hedgerl.envs."))
+    assert set(keys) - {"defaults"} == {item.name for item in dataclasses.fields(task)} - {"market", "execution"}
+
+
 @pytest.mark.parametrize(
     ("name", "schema"),
     [("backtest", hedgerl.backtest.BacktestConfig), ("simulate", hedgerl.simulate.SimulateConfig)],
@@ -94,4 +105,4 @@ def test_every_model_has_a_market():
 def test_yaml_and_dataclass_have_the_same_keys(name, schema):
     """Catches a default that lives in the code alone, unseen by who reads the YAML."""
     keys = set(yaml.safe_load((ROOT / "conf" / f"{name}.yaml").read_text())) - {"defaults", "hydra"}
-    assert keys == {item.name for item in dataclasses.fields(schema)} - {"market"}
+    assert keys == {item.name for item in dataclasses.fields(schema)} - {"market", "data", "execution", "task"}

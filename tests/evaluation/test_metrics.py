@@ -1,66 +1,134 @@
-"""Measures of a P&L sample against closed forms and against the definition written out."""
+"""Metrics: equal to the risk measures they are named after, and to themselves on resampled episodes."""
 
 from __future__ import annotations
 
-import math
-from statistics import NormalDist
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hedgerl.evaluation import cvar, summarise
+from hedgerl.evaluation import METRICS, Result, measure
+from hedgerl.evaluation.metrics import Sample, check_metric, equity_curve
+from hedgerl.risk import cvar, entropic_risk, max_drawdown, semi_deviation, sharpe_ratio, value_at_risk
+
+MakeResult = Callable[..., Result]
 
 
-def test_cvar_of_a_normal_sample():
-    """Golden: CVaR of N(m, s) at level a is -m + s pdf(z_a) / (1 - a). Catches a quantile returned for a tail mean."""
-    normal = NormalDist()
-    pnl = 0.3 + 2.0 * np.array([normal.inv_cdf((i + 0.5) / 100_000) for i in range(100_000)])
-    expected = -0.3 + 2.0 * normal.pdf(normal.inv_cdf(0.95)) / 0.05
-    assert cvar(pnl, 0.95) == pytest.approx(expected, rel=1e-4)
+def test_metrics_are_the_risk_measures(make_result: MakeResult) -> None:
+    pnl = np.random.default_rng(2).standard_t(3, size=1234)
+    got = measure(make_result(pnl, unhedged=3.0 * pnl, fields={"aversion": 0.5}))
+    expected = {
+        "mean": pnl.mean(),
+        "sd": pnl.std(ddof=1),
+        "mean_se": pnl.std(ddof=1) / pnl.size**0.5,
+        "semi_deviation": semi_deviation(pnl),
+        "var_95": value_at_risk(pnl, 0.95),
+        "cvar_95": cvar(pnl, 0.95),
+        "var_99": value_at_risk(pnl, 0.99),
+        "cvar_99": cvar(pnl, 0.99),
+        "entropic": entropic_risk(pnl, 0.5),
+        "sharpe": float(sharpe_ratio(pnl, 12.0)),
+        "win_rate": (pnl > 0).mean(),
+        "effectiveness": 1 - 1 / 9,
+    }
+    assert {name: got[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert tuple(got) == tuple(METRICS)
 
 
-@pytest.mark.parametrize("size", [7, 20, 238])
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95])
-def test_cvar_minimises_the_rockafellar_uryasev_objective(size, confidence):
-    """Twin: CVaR = min over c of c + E[max(loss - c, 0)] / (1 - confidence), attained at an observation.
+def test_means_and_ratios_by_hand(make_result: MakeResult) -> None:
+    result = make_result(
+        [1.0, -1.0],
+        premium=[2.0, 4.0],
+        cost=[0.1, 0.3],
+        cost_spread=[0.1, 0.3],
+        turnover=[1.0, 2.0],
+        trades=[3.0, 4.0],
+        win_days=[0.5, 1.0],
+        max_drawdown=[0.3, 0.9],
+        hedging_error_mean=[0.1, -0.3],
+        hedging_error_square=[0.01, 0.15],
+        reference_cost=[0.5, 0.3],
+    )
+    got = measure(result)
+    assert got["premium"] == 3.0
+    assert got["cost"] == got["cost_spread"] == pytest.approx(0.2)
+    assert got["cost_impact"] == 0.0
+    assert got["turnover"] == 1.5
+    assert got["trades"] == 3.5
+    assert got["win_rate"] == 0.5
+    assert got["win_rate_days"] == 0.75
+    assert got["hedging_error_mean"] == pytest.approx(-0.1)
+    assert got["hedging_error_rms"] == pytest.approx(0.08**0.5)
+    assert got["max_drawdown"] == pytest.approx(0.6)
+    assert got["drawdown_to_premium"] == pytest.approx(0.2)
+    assert got["cost_to_reference"] == pytest.approx(0.5)
 
-    Catches a tail cut to whole observations, which is wrong wherever (1 - confidence) n is not a whole number.
+
+def test_what_is_not_defined_is_nan(make_result: MakeResult) -> None:
+    got = measure(make_result([1.0, 1.0]))
+    for name in ("sharpe", "effectiveness", "drawdown_to_premium", "cost_to_reference"):
+        assert np.isnan(got[name])
+
+
+def test_equity_curve_by_hand() -> None:
+    """Episodes of 2 steps: one after the other; then overlapping, each of half size."""
+    steps = np.array([[1.0, 10.0], [2.0, 20.0]])
+    order = np.array([[0, 1], [1, 0]])
+    assert equity_curve(steps, 2, order).tolist() == [[0, 1, 3, 13, 33], [0, 10, 30, 31, 33]]
+    assert equity_curve(steps, 1, order[:1]).tolist() == [[0, 0.5, 6.5, 16.5]]
+    assert equity_curve(steps, 3, order[:1]).tolist() == [[0, 1, 3, 3, 13, 33]]
+
+
+def test_drawdowns_of_history_are_those_of_the_curve(make_result: MakeResult) -> None:
+    steps = np.random.default_rng(4).normal(size=(3, 20))
+    result = make_result(steps.sum(axis=0), kind="history", fields={"step_pnl": steps, "every": 3})
+    curve = np.concatenate([[0.0], np.cumsum(steps.T.ravel())])
+    assert measure(result)["max_drawdown"] == pytest.approx(float(max_drawdown(curve)))
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_identity_counts_are_the_resampled_episodes(make_result: MakeResult, history: bool) -> None:
+    """Measured by how often episodes are drawn, without making the resample: the same numbers as making it."""
+    rng = np.random.default_rng(8)
+    n = 60
+    pnl = rng.normal(size=n)
+    steps = rng.normal(size=(4, n))
+    fields = {"step_pnl": steps, "every": 2} if history else {}
+    result = make_result(pnl, unhedged=rng.normal(size=n), cost=rng.random(n), premium=rng.random(n), fields=fields)
+    draws = rng.integers(0, n, size=(5, n))
+    counts = np.stack([np.bincount(row, minlength=n) for row in draws]).astype(float)
+    got = Sample(result).measure(counts, draws)
+    for row, drawn in enumerate(draws):
+        made = replace(
+            result,
+            episodes=result.episodes.iloc[drawn].reset_index(drop=True),
+            step_pnl=steps[:, drawn] if history else None,
+        )
+        expected = measure(made)
+        assert {name: float(values[row]) for name, values in got.items()} == pytest.approx(
+            expected, rel=1e-9, abs=1e-12, nan_ok=True
+        )
+
+
+def test_standard_error_of_dependent_episodes(make_result: MakeResult) -> None:
+    """Limit: an AR(1) of coefficient .6 has a mean whose error is sqrt(1.6 / .4) = 2 times that of independence.
+
+    Blocks of 40 lose about .6 / (40 x .16) of the variance; 12 % covers that and the sampling error at n = 8,000.
     """
-    losses = np.random.default_rng(3).standard_t(3, size)
-    objective = [c + np.maximum(losses - c, 0.0).mean() / (1.0 - confidence) for c in losses]
-    assert cvar(-losses, confidence) == pytest.approx(min(objective), rel=1e-12)
+    rng = np.random.default_rng(3)
+    x = np.zeros(8000)
+    for i, shock in enumerate(rng.normal(size=x.size)):
+        x[i] = 0.6 * x[i - 1] + shock
+    plain = measure(make_result(x))["mean_se"]
+    blocks = measure(make_result(x, fields={"block": 40}))["mean_se"]
+    assert blocks / plain == pytest.approx(2.0, rel=0.12)
 
 
-def test_cvar_is_not_the_mean_absolute_pnl():
-    """Behaviour: gains do not count. Catches `cvar` under which abs or mse hides."""
-    pnl = np.array([-1.0, 0.0, 0.0, 0.0, 1000.0])
-    assert cvar(pnl, 0.8) == pytest.approx(1.0, rel=1e-12)
-
-
-def test_summary_by_hand():
-    """Golden: four months by hand; sd with n - 1."""
-    summary = summarise([1.0, 2.0, 3.0, 6.0], cost=[0.1, 0.1, 0.2, 0.4], premium=[2.0] * 4, confidence=0.75)
-    assert (summary.count, summary.mean, summary.cvar, summary.premium) == (4, 3.0, -1.0, 2.0)
-    assert summary.sd == pytest.approx(math.sqrt(14 / 3), rel=1e-12)
-    assert summary.mean_se == pytest.approx(math.sqrt(14 / 3) / 2, rel=1e-12)
-    assert summary.cost == pytest.approx(0.2, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("pnl", "confidence", "rule"),
-    [
-        ([], 0.95, "pnl must be a non-empty sample of finite numbers"),
-        ([1.0, math.nan], 0.95, "pnl must be a non-empty sample of finite numbers"),
-        ([1.0, 2.0], 1.0, r"confidence must lie in \(0, 1\), got 1.0"),
-    ],
-)
-def test_bad_input(pnl, confidence, rule):
-    """Catches a NaN that sorts to one end and disappears from the tail."""
-    with pytest.raises(ValueError, match=rule):
-        cvar(pnl, confidence)
-
-
-def test_one_month_has_no_deviation():
-    """Catches a standard error of NaN in the table."""
-    with pytest.raises(ValueError, match="pnl must have at least two observations, got 1"):
-        summarise([1.0], [0.0], [1.0])
+def test_errors(make_result: MakeResult) -> None:
+    with pytest.raises(ValueError, match="at least two episodes"):
+        measure(make_result([1.0]))
+    with pytest.raises(ValueError, match="'hand' must be finite"):
+        measure(make_result([1.0, np.inf]))
+    with pytest.raises(ValueError, match="metric must be one of mean, .* got 'sortino'"):
+        check_metric("sortino")

@@ -1,0 +1,8 @@
+"""Reports of studies: a page to read, tables for programs, and the lines that the command line prints."""
+
+from __future__ import annotations
+
+from hedgerl.report.text import table
+from hedgerl.report.write import write_report
+
+__all__ = ["table", "write_report"]
