@@ -15,10 +15,14 @@ Array = Any
 Observation = Mapping[str, Array]  # name -> array, before the trade: see `hedgerl.envs.observation`
 Which = Literal["model", "implied", "minimum_variance"]
 
-DELTAS: dict[str, tuple[str, str]] = {  # of the liabilities and of the instruments
-    "model": ("liability_delta", "hedge_delta"),
-    "implied": ("liability_bs_delta", "hedge_bs_delta"),
-    "minimum_variance": ("liability_minimum_variance_delta", "hedge_minimum_variance_delta"),
+DELTAS: dict[str, tuple[str, str, str]] = {  # of the liabilities, of options kept from earlier, of the instruments
+    "model": ("liability_delta", "kept_delta", "hedge_delta"),
+    "implied": ("liability_bs_delta", "kept_bs_delta", "hedge_bs_delta"),
+    "minimum_variance": (
+        "liability_minimum_variance_delta",
+        "kept_minimum_variance_delta",
+        "hedge_minimum_variance_delta",
+    ),
 }
 TERMS = tuple(  # of the liabilities' options: what `repriced` reads
     f"liability_{name}" for name in ("position", "strike", "years_left", "is_call", "volatility")
@@ -79,8 +83,17 @@ def book_shares(observation: Observation) -> Array:
     return options + abs(observation["liability_delta"]) * (options == 0.0)
 
 
+def deltas(observation: Observation, which: Which) -> tuple[Array, Array]:
+    """(delta (n,) of what can no longer be chosen, deltas (n, k) of a share of each instrument).
+
+    The first is that of the liabilities and of the options that were kept when their place rolled.
+    """
+    owed, kept, each = (observation[name] for name in DELTAS[which])
+    return owed + kept, each
+
+
 def net_delta(observation: Observation, exposure: Array, hedge_delta: Array) -> Array:
-    """Delta (n,) of liabilities and holdings together, before the trade."""
+    """`exposure` and the delta of the holdings together, (n,), before the trade."""
     return exposure + array_namespace(hedge_delta).sum(observation["holdings"] * hedge_delta, axis=-1)
 
 

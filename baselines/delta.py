@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hedgerl.baselines.base import DELTAS, PLACES, Baseline, Observation, Which, names, net_delta, with_less_delta
+from hedgerl.baselines.base import (
+    DELTAS,
+    PLACES,
+    Baseline,
+    Observation,
+    Which,
+    deltas,
+    names,
+    net_delta,
+    with_less_delta,
+)
 
 Array = Any
 
@@ -40,5 +50,5 @@ class Delta(Baseline):
 
     def target(self, observation: Observation) -> Array:
         """See `Baseline.target`."""
-        exposure, hedge_delta = (observation[name] for name in DELTAS[self.which])
+        exposure, hedge_delta = deltas(observation, self.which)
         return with_less_delta(observation, net_delta(observation, exposure, hedge_delta), hedge_delta)

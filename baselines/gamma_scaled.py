@@ -7,7 +7,17 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from hedgerl.baselines.base import DELTAS, PLACES, Baseline, Observation, Which, names, net_delta, with_less_delta
+from hedgerl.baselines.base import (
+    DELTAS,
+    PLACES,
+    Baseline,
+    Observation,
+    Which,
+    deltas,
+    names,
+    net_delta,
+    with_less_delta,
+)
 from hedgerl.pricing._checks import in_interval, non_negative
 
 Array = Any
@@ -41,14 +51,14 @@ class GammaScaled(Baseline):
     @property
     def observation(self) -> tuple[str, ...]:
         """See `Baseline.observation`."""
-        gammas = ("liability_gamma", "hedge_gamma", "spot", "volatility", "step_years")
+        gammas = ("liability_gamma", "kept_gamma", "hedge_gamma", "spot", "volatility", "step_years")
         return names(PLACES, DELTAS[self.which], gammas)
 
     def target(self, observation: Observation) -> Array:
         """See `Baseline.target`."""
-        exposure, hedge_delta = (observation[name] for name in DELTAS[self.which])
+        exposure, hedge_delta = deltas(observation, self.which)
         net = net_delta(observation, exposure, hedge_delta)
         held = array_namespace(net).sum(observation["holdings"] * observation["hedge_gamma"], axis=-1)
         move = observation["spot"] * observation["volatility"] * observation["step_years"] ** 0.5
-        threshold = self.moves * move * abs(observation["liability_gamma"] + held)
+        threshold = self.moves * move * abs(observation["liability_gamma"] + observation["kept_gamma"] + held)
         return with_less_delta(observation, self.fraction * net * (abs(net) > threshold), hedge_delta)

@@ -15,6 +15,7 @@ from hedgerl.baselines.base import (
     Observation,
     Which,
     book_shares,
+    deltas,
     names,
     trades_underlying,
 )
@@ -32,10 +33,11 @@ class GreekNeutral(Baseline):
 
         delta  S m,    gamma  S^2 m^2 / sqrt(2)  (the standard deviation of dS^2 / 2),    vega  u
 
-    with m = spot_move (relative) and u = volatility_move. With the underlying among the instruments, options alone
+    with m = spot_move (relative) and u = volatility_move. owed_g is what the liabilities and the options kept from
+    earlier listings have. With the underlying among the instruments, options alone
     minimise
 
-        sum_g w_g^2 (liability_g + sum_j h_j option_jg)^2 + (damping S m)^2 sum_j h_j^2
+        sum_g w_g^2 (owed_g + sum_j h_j option_jg)^2 + (damping S m)^2 sum_j h_j^2
 
     and the underlying then takes all of the delta. Without it options do everything, delta being one of the Greeks.
     With as many options of different expiries or strikes as Greeks the hedge is exact but for the damping; with fewer
@@ -67,14 +69,14 @@ class GreekNeutral(Baseline):
     @property
     def observation(self) -> tuple[str, ...]:
         """See `Baseline.observation`."""
-        exposures = [f"{side}_{greek}" for greek in self.greeks for side in ("liability", "hedge")]
+        exposures = [f"{side}_{greek}" for greek in self.greeks for side in ("liability", "kept", "hedge")]
         return names(PLACES, BOOK, DELTAS[self.which], "spot", tuple(exposures))
 
     def target(self, observation: Observation) -> Array:
         """See `Baseline.target`."""
         spot, alive = observation["spot"], observation["hedge_alive"]
         xp = array_namespace(spot)
-        owed, hedge_delta = (observation[name] for name in DELTAS[self.which])
+        owed, hedge_delta = deltas(observation, self.which)
         first = int(trades_underlying(observation))
         if alive.shape[1] == first:
             return -owed[:, None] if first else 0.0 * observation["holdings"]
@@ -85,7 +87,7 @@ class GreekNeutral(Baseline):
         for greek in self.greeks:
             weight = weights[greek]
             each = weight[:, None] * observation[f"hedge_{greek}"][:, first:]
-            rows.append((weight * observation[f"liability_{greek}"], each))
+            rows.append((weight * (observation[f"liability_{greek}"] + observation[f"kept_{greek}"]), each))
         exposure = xp.stack([row for row, _ in rows], axis=-1)  # (n, g)
         options = xp.stack([each for _, each in rows], axis=1) * alive[:, None, first:]  # (n, g, j)
         held = _damped_least_squares(xp, options, exposure, self.damping * share)

@@ -13,6 +13,7 @@ from hedgerl.baselines.base import (
     Observation,
     Which,
     book_shares,
+    deltas,
     excess,
     names,
     net_delta,
@@ -50,7 +51,7 @@ class Lazy(Baseline):
 
     def target(self, observation: Observation) -> Array:
         """See `Baseline.target`."""
-        exposure, hedge_delta = (observation[name] for name in DELTAS[self.which])
+        exposure, hedge_delta = deltas(observation, self.which)
         net = net_delta(observation, exposure, hedge_delta)
         limit = self.limit * book_shares(observation)
         amount = excess(net, limit) if self.back_to == "limit" else net * (abs(net) > limit)

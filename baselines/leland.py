@@ -9,6 +9,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from hedgerl.baselines.base import (
+    DELTAS,
     PLACES,
     TERMS,
     Baseline,
@@ -54,7 +55,7 @@ class Leland(Baseline):
     @property
     def observation(self) -> tuple[str, ...]:
         """See `Baseline.observation`."""
-        return names(PLACES, TERMS, "liability_bs_delta", "hedge_bs_delta", "cost_per_share", "step_years")
+        return names(PLACES, TERMS, DELTAS["implied"], "cost_per_share", "step_years")
 
     def target(self, observation: Observation) -> Array:
         """See `Baseline.target`."""
@@ -69,4 +70,5 @@ class Leland(Baseline):
             terms = (cost[:, None], observation["step_years"][:, None], short[:, None])
             exposure = delta_at(observation, leland_volatility(implied, *terms))
         hedge_delta = observation["hedge_bs_delta"]
+        exposure = exposure + observation["kept_bs_delta"]
         return with_less_delta(observation, net_delta(observation, exposure, hedge_delta), hedge_delta)

@@ -13,6 +13,7 @@ from hedgerl.baselines.base import (
     TERMS,
     Baseline,
     Observation,
+    deltas,
     names,
     net_delta,
     with_less_delta,
@@ -54,7 +55,7 @@ class MinimumVariance(Baseline):
     @property
     def observation(self) -> tuple[str, ...]:
         """See `Baseline.observation`."""
-        return names(PLACES, TERMS, DELTAS["implied"], "hedge_volatility", "hedge_years_left")
+        return names(PLACES, TERMS, DELTAS["implied"], "kept_bs_vega", "hedge_volatility", "hedge_years_left")
 
     def predict(
         self, observation: Observation, state: Any = None, episode_start: Any = None, deterministic: bool = True
@@ -74,7 +75,8 @@ class MinimumVariance(Baseline):
 
     def _hedge(self, observation: Observation, slope: Array) -> Array:
         xp = array_namespace(slope)
-        exposure, hedge_delta = (observation[name] for name in DELTAS["implied"])
+        exposure, hedge_delta = deltas(observation, "implied")
+        exposure = exposure + observation["kept_bs_vega"] * slope / observation["spot"]
         per_spot = (slope / observation["spot"])[:, None]
         position = observation["liability_position"]
         if position.shape[1]:

@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 
 from hedgerl.baselines.base import (
     BOOK,
+    DELTAS,
     PLACES,
     TERMS,
     Baseline,
@@ -80,7 +81,7 @@ class TunedBand(Baseline):
     @property
     def observation(self) -> tuple[str, ...]:
         """See `Baseline.observation`."""
-        return names(PLACES, TERMS, BOOK, "liability_bs_delta", "hedge_bs_delta", "cost_per_share")
+        return names(PLACES, TERMS, BOOK, DELTAS["implied"], "cost_per_share")
 
     def target(self, observation: Observation) -> Array:
         """See `Baseline.target`."""
@@ -93,7 +94,7 @@ class TunedBand(Baseline):
             half: Array = self.width * shares
         else:  # aversion 1 / N: (3/2 k S (N g)^2 N)^(1/3) = N (3/2 k S g^2)^(1/3)
             half = self.width * shares ** (1.0 / 3.0) * band(observation, 1.0)
-        net = net_delta(observation, exposure, hedge_delta)
+        net = net_delta(observation, exposure + observation["kept_bs_delta"], hedge_delta)
         return with_less_delta(observation, excess(net, half), hedge_delta)
 
     @classmethod

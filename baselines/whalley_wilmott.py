@@ -8,10 +8,12 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from hedgerl.baselines.base import (
+    DELTAS,
     PLACES,
     TERMS,
     Baseline,
     Observation,
+    deltas,
     excess,
     names,
     net_delta,
@@ -70,10 +72,10 @@ class WhalleyWilmott(Baseline):
     @property
     def observation(self) -> tuple[str, ...]:
         """See `Baseline.observation`."""
-        return names(PLACES, TERMS, "liability_bs_delta", "hedge_bs_delta", "cost_per_share")
+        return names(PLACES, TERMS, DELTAS["implied"], "cost_per_share")
 
     def target(self, observation: Observation) -> Array:
         """See `Baseline.target`."""
-        hedge_delta = observation["hedge_bs_delta"]
-        net = net_delta(observation, observation["liability_bs_delta"], hedge_delta)
+        exposure, hedge_delta = deltas(observation, "implied")
+        net = net_delta(observation, exposure, hedge_delta)
         return with_less_delta(observation, excess(net, band(observation, self.aversion)), hedge_delta)

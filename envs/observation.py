@@ -15,7 +15,6 @@ from hedgerl.envs.scenario import Contracts, Scenario
 from hedgerl.envs.task import OptionBook, ShortOption, Task
 from hedgerl.envs.transition import Rollout
 from hedgerl.execution.costs import clip, linear_cost, total
-from hedgerl.pricing import black_scholes
 
 Array = Any
 
@@ -88,31 +87,6 @@ def _rate(of: Scenario) -> Array:
     return xp.stack(rows)
 
 
-def _flat_delta(of: Scenario, which: Contracts, volatility: Array) -> Array:
-    """Black-Scholes deltas at implied volatility, (n_steps + 1, n, c); 0 where a contract is not alive."""
-    xp = array_namespace(of.spot)
-    rates = (*of.rates, of.rates[-1])
-    rows = []
-    for step in range(of.n_steps + 1):
-        columns = []
-        for column in range(len(which.listings)):
-            if not which.alive[step, column]:
-                columns.append(0.0 * of.spot[step])
-                continue
-            greeks = black_scholes(
-                of.spot[step],
-                which.strike[step, :, column],
-                float(which.years_left[step, column]),
-                volatility[step, :, column],
-                rate=rates[step],
-                dividend=of.dividend,
-                is_call=bool(which.is_call[column]),
-            )
-            columns.append(greeks.delta)
-        rows.append(xp.stack(columns, axis=-1) if columns else 0.0 * which.price[step])
-    return xp.stack(rows)
-
-
 def _minimum_variance(of: Scenario, which: Contracts) -> Array:
     from hedgerl.envs.minimum_variance import minimum_variance_delta
 
@@ -124,11 +98,11 @@ def _owed(of: Scenario, per_share: Array) -> Array:
     return array_namespace(of.spot).sum(of.position * per_share, axis=-1) + of.shares
 
 
-def _kept(name: str) -> Callable[[Rollout], Array]:
-    """What the contracts that were kept when their place rolled add to a Greek of the book."""
+def _kept(per_share: Callable[[Scenario], Array]) -> Callable[[Rollout], Array]:
+    """What the contracts that were kept when their place rolled add to a Greek of the book, from that of each share."""
 
     def now(of: Rollout) -> Array:
-        kept = of.kept_greek(name)
+        kept = of.kept_sum(per_share)
         return 0.0 * of.wealth if kept is None else kept
 
     return now
@@ -158,7 +132,7 @@ RAW: dict[str, RawFeature] = {
     "liability_bs_delta": RawFeature(
         "path",
         "shares: Black-Scholes at implied volatility",
-        lambda s: _owed(s, _flat_delta(s, s.liabilities, s.liability_volatility)),
+        lambda s: _owed(s, s.black_scholes(s.liabilities, s.liability_volatility, "delta")),
     ),
     "liability_minimum_variance_delta": RawFeature(
         "path", "shares: of minimum variance", lambda s: _owed(s, _minimum_variance(s, s.liabilities))
@@ -181,7 +155,7 @@ RAW: dict[str, RawFeature] = {
     "hedge_bs_delta": RawFeature(
         "instrument",
         "per share: Black-Scholes at implied volatility",
-        lambda s: s._with_underlying(1.0 + 0.0 * s.spot, _flat_delta(s, s.hedges, s.hedge_volatility)),
+        lambda s: s._with_underlying(1.0 + 0.0 * s.spot, s.black_scholes(s.hedges, s.hedge_volatility, "delta")),
     ),
     "hedge_minimum_variance_delta": RawFeature(
         "instrument",
@@ -206,9 +180,20 @@ RAW: dict[str, RawFeature] = {
         "implied, per square root of a year; 0 for the underlying",
         lambda s: s._with_underlying(0.0 * s.spot, s.hedge_volatility),
     ),
-    "kept_delta": RawFeature("path", "shares: of hedge options kept when their place rolled", now=_kept("delta")),
-    "kept_gamma": RawFeature("path", "shares per currency: of the same", now=_kept("gamma")),
-    "kept_vega": RawFeature("path", "currency per 1.00 of volatility: of the same", now=_kept("vega")),
+    "kept_delta": RawFeature(
+        "path", "shares: of hedge options kept when their place rolled", now=_kept(lambda s: s.kept.delta)
+    ),
+    "kept_gamma": RawFeature("path", "shares per currency: of the same", now=_kept(lambda s: s.kept.gamma)),
+    "kept_vega": RawFeature("path", "currency per 1.00 of volatility: of the same", now=_kept(lambda s: s.kept.vega)),
+    "kept_bs_delta": RawFeature(
+        "path", "shares: Black-Scholes at implied volatility, of the same", now=_kept(lambda s: s.kept_bs_delta)
+    ),
+    "kept_bs_vega": RawFeature(
+        "path", "currency per 1.00 of implied volatility: of the same", now=_kept(lambda s: s.kept_bs_vega)
+    ),
+    "kept_minimum_variance_delta": RawFeature(
+        "path", "shares: of minimum variance, of the same", now=_kept(lambda s: s.kept_minimum_variance_delta)
+    ),
     "holdings": RawFeature("instrument", "shares, before the trade", now=lambda r: r.holdings),
     "cost_per_share": RawFeature("instrument", "currency, one-way, of the linear costs", now=_cost_per_share),
 }
@@ -284,6 +269,11 @@ def _root_step(of: Scenario) -> float:
 def _root_left(of: Scenario, which: Contracts) -> Array:
     """Root of the years left, at least a step's, (n_steps + 1, 1, c)."""
     return of._array(np.sqrt(np.maximum(which.years_left, of.times[-1] / of.n_steps)))[:, None, :]
+
+
+def _log_volatility(volatility: Array) -> Array:
+    """Of contracts; a place that is empty has none."""
+    return array_namespace(volatility).log(clip(volatility, 1e-8, 1e8) / VOLATILITY)
 
 
 def _moneyness(of: Scenario, which: Contracts) -> Array:
@@ -419,7 +409,7 @@ FEATURES: dict[str, Feature] = {
     "hedge_volatility": Feature(
         "option",
         "log(implied volatility / 0.2)",
-        along=lambda s, task: array_namespace(s.spot).log(s.hedge_volatility / VOLATILITY),
+        along=lambda s, task: _log_volatility(s.hedge_volatility),
     ),
     "hedge_time_left": Feature(
         "option",

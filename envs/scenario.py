@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from hedgerl.pricing import Option, implied_volatility
+from hedgerl.pricing import Option, black_scholes, implied_volatility
 from hedgerl.pricing._checks import finite, positive, whole_number
 from hedgerl.sim.backend import single_threaded_blas
 from hedgerl.sim.market import AnyMarket, Market
@@ -390,6 +390,52 @@ class Scenario:
         """Implied volatilities of `liabilities`, (n_steps + 1, n, c)."""
         return self.implied_volatility(self.liabilities)
 
+    @cached_property
+    def kept_volatility(self) -> Array:
+        """Implied volatilities of `kept`, (n_steps + 1, n, c)."""
+        return self.implied_volatility(self.kept)
+
+    @cached_property
+    def kept_bs_delta(self) -> Array:
+        """Black-Scholes deltas of `kept` at their implied volatilities, (n_steps + 1, n, c)."""
+        return self.black_scholes(self.kept, self.kept_volatility, "delta")
+
+    @cached_property
+    def kept_bs_vega(self) -> Array:
+        """Black-Scholes vegas of the same."""
+        return self.black_scholes(self.kept, self.kept_volatility, "vega")
+
+    @cached_property
+    def kept_minimum_variance_delta(self) -> Array:
+        """Deltas of least variance of `kept`, (n_steps + 1, n, c): see `hedgerl.envs.minimum_variance`."""
+        from hedgerl.envs.minimum_variance import minimum_variance_delta
+
+        return minimum_variance_delta(self, self.kept)
+
+    def black_scholes(self, which: Contracts, volatility: Array, greek: str) -> Array:
+        """A Black-Scholes Greek at these volatilities, (n_steps + 1, n, c); 0 where a contract is not alive."""
+        xp = array_namespace(self.spot)
+        rates = (*self.rates, self.rates[-1])
+        rows = []
+        for step in range(self.n_steps + 1):
+            columns = []
+            for column in range(len(which.listings)):
+                if not which.alive[step, column]:
+                    columns.append(0.0 * self.spot[step])
+                    continue
+                greeks = black_scholes(
+                    self.spot[step],
+                    which.strike[step, :, column],
+                    float(which.years_left[step, column]),
+                    volatility[step, :, column],
+                    rate=rates[step],
+                    dividend=self.dividend,
+                    is_call=bool(which.is_call[column]),
+                )
+                columns.append(getattr(greeks, greek))
+            rows.append(xp.stack(columns, axis=-1) if columns else 0.0 * which.price[step])
+        return xp.stack(rows)
+
     def _with_underlying(self, first: Array, rest: Array) -> Array:
         if not self.trades_underlying:
             return rest
@@ -433,7 +479,7 @@ class Scenario:
 _DERIVED = frozenset(  # what `Scenario` computes by path, once
     ("mid", "carried", "delta", "gamma", "vega", "carried_vega", "premium", "settlement")
     + tuple(f"liability_{name}" for name in ("value", "delta", "gamma", "vega", "theta", "volatility"))
-    + ("hedge_volatility",)
+    + ("hedge_volatility", "kept_volatility", "kept_bs_delta", "kept_bs_vega", "kept_minimum_variance_delta")
 )
 
 

@@ -16,7 +16,7 @@ from hedgerl.pricing._checks import finite, non_negative, positive, whole_number
 from hedgerl.sim import Model, RoughBergomi
 from hedgerl.sim.backend import namespace
 from hedgerl.sim.market import AnyMarket
-from hedgerl.sim.noise import generator
+from hedgerl.sim.noise import entropy, generator
 
 TRADING_DAYS = 252  # a year
 MONTH = 21 / TRADING_DAYS  # years
@@ -87,6 +87,7 @@ class Task(ABC):
             )
             return self.book(self.market.market(paths), paths.seed)
         starts = self.market.starts(self.n_steps, every=1)
+        seed = entropy(seed)  # fresh for clients, too, where it is None
         drawn = np.random.Generator(np.random.PCG64(seed)).integers(len(starts), size=n_paths)
         return self.history(starts[drawn], seed)
 
@@ -116,7 +117,7 @@ class ShortOption(Task):
         super().__post_init__()
         positive("moneyness", self.moneyness)
         positive("quantity", self.quantity)
-        object.__setattr__(self, "hedge_options", tuple(self.hedge_options))
+        object.__setattr__(self, "hedge_options", _all_of(Listing, "hedge_options", self.hedge_options))
         if self.expiry is not None and positive("expiry", self.expiry) < self.maturity * (1 - 1e-9):
             raise ValueError(f"expiry must not come before maturity = {self.maturity!r}, got {self.expiry!r}")
 
@@ -193,6 +194,7 @@ class Position:
 
     def __post_init__(self) -> None:
         finite("quantity", self.quantity)
+        _all_of(Listing, "option", (self.option,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +223,9 @@ class OptionBook(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("portfolio", "hedge_options"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "portfolio", _all_of(Position, "portfolio", self.portfolio))
+        object.__setattr__(self, "hedge_options", _all_of(Listing, "hedge_options", self.hedge_options))
+        _all_of(Listing, "client_option", (self.client_option,))
         non_negative("arrivals", self.arrivals)
         positive("client_size", self.client_size)
         if not 0 <= finite("client_sells", self.client_sells) <= 1:
@@ -258,6 +261,15 @@ class OptionBook(Task):
                 listings.append(replace(self.client_option, listed=step))
                 quantities.append(net[step])
         return scenario(market, hedges=self.hedge_options, liabilities=listings, quantities=quantities)
+
+
+def _all_of(kind: type[Any], name: str, values: Any) -> tuple[Any, ...]:
+    """The values as a tuple; ValueError unless each is of a kind."""
+    given = tuple(values) if isinstance(values, list | tuple) else (values,)
+    for value in given:
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} must be of hedgerl.envs.{kind.__name__}, got {value!r}")
+    return given
 
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (ShortOption, SpyOverlay, OptionBook)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +27,8 @@ class Limits:
     """What any policy may do with an instrument; None: no limit. Quantities are in contracts, of options, or shares."""
 
     trade: float | None = None  # most that may be traded in a step, of each instrument
-    holding: float | None = None  # most that may be held, long or short
-    whole: bool = False  # whether quantities are rounded to whole contracts and shares
+    holding: float | None = None  # most that may be held of it, long or short, options kept from earlier aside
+    whole: bool = False  # whether quantities are rounded to whole contracts and shares, and limits down to them
 
     def __post_init__(self) -> None:
         for name in ("trade", "holding"):
@@ -165,10 +166,14 @@ class Rollout:
         target, held = target / self._multiplier, self.holdings / self._multiplier
         if limits.whole:
             target = xp.round(target)
-        if limits.trade is not None:
-            target = clip(target, held - limits.trade, held + limits.trade)
-        if limits.holding is not None:
-            target = clip(target, -limits.holding, limits.holding)
+        trade, holding = (
+            math.floor(limit) if limits.whole and limit is not None else limit
+            for limit in (limits.trade, limits.holding)
+        )
+        if trade is not None:
+            target = clip(target, held - trade, held + trade)
+        if holding is not None:
+            target = clip(target, -holding, holding)
         return target * self._multiplier
 
     def act(self, target: Array) -> Array:
@@ -283,9 +288,11 @@ class Rollout:
 
     def kept_greek(self, name: str) -> Array | None:
         """The sum over kept contracts of a Greek of their marks, (n,), by its name; None where nothing can be kept."""
-        if not self._places:
-            return None
-        return total(self.kept * getattr(self.scenario.kept, name)[self.step])
+        return self.kept_sum(lambda scenario: getattr(scenario.kept, name))
+
+    def kept_sum(self, per_share: Callable[[Scenario], Array]) -> Array | None:
+        """The sum over kept contracts of shares x what a share has, (n_steps + 1, n, c); None where none can be."""
+        return total(self.kept * per_share(self.scenario)[self.step]) if self._places else None
 
     def _note_position(self) -> None:
         self._note("holdings", self.holdings)

@@ -114,6 +114,11 @@ class Surface:
                     f"level must be ewma or realised for {series.name}, which has no VIX, got {self.level!r}"
                 )
             return series.vix / 100.0
+        if len(series) <= self.span_days:
+            raise ValueError(
+                f"{series.name} must have more days than span_days = {self.span_days} of the trailing volatility, got "
+                f"{len(series)}: give a longer series"
+            )
         trailing = ewma_volatility if level == "ewma" else realised_volatility
         return self.premium * trailing(series.close, self.span_days)
 

@@ -48,7 +48,7 @@ class Expansion:
     def kept_terms(self) -> Terms:
         """Of one share of each earlier contract that is kept when its place rolls, (n_steps, n, c)."""
         kept = self.scenario.kept
-        return contract_terms(self.scenario, kept, self.scenario.implied_volatility(kept))
+        return contract_terms(self.scenario, kept, self.scenario.kept_volatility)
 
     @cached_property
     def liability(self) -> Terms:

@@ -13,6 +13,7 @@ from hedgerl.pricing.base import Array, as_arrays, as_signs, at_least, check, in
 
 _BLOCK = 8_192
 _ROUNDS = 24  # three or four are used; the rest are a bound on the loop
+_LEAST = 2.3e-308  # of a normalised price: a little above the smallest normal float64
 _SETTLED = 3e-5  # a relative step after which Halley's next error, its cube, is below rounding
 _THIN = 1e-3  # half a total deviation below which b is summed as a series
 _MIDDLE = 1.2  # total deviation above which the normal (Bachelier) guess gives way to the inverse of N(d1)
@@ -96,9 +97,10 @@ def _solve(
     solvable = (value > 0.0) & (price < high)
     inside = xp.nonzero(solvable)[0]
     if inside.shape[0]:
-        # a division that underflows and a subtraction that rounds up to the bound leave the open interval
+        # a division that underflows, or has lost its digits on the way there, and a subtraction that rounds up to
+        # the bound leave the open interval
         ceiling = most[inside] * (1.0 - 2.0**-53)
-        beta = xp.minimum(at_least(xp, (value / unit)[inside], 5e-324), ceiling)
+        beta = xp.minimum(at_least(xp, (value / unit)[inside], _LEAST), ceiling)
         deviation[inside] = _deviation(xp, beta, most[inside], size[inside])
     valid = (solvable & (left > 0.0)) | (value == 0.0)
     root = xp.sqrt(left)

@@ -18,6 +18,7 @@ from hedgerl.sim import BlackScholes, Heston
 
 ROOT = Path(__file__).resolve().parents[2]
 HESTON = Heston(kappa=2.0, theta=0.04, sigma=0.5, rho=-0.7, v0=0.04, rate=0.02)
+KEPT = Listing(name="daily listing", tenor=10 / 252, roll_every=1 / 252, keep=True)
 COSTS = (Proportional(rate=0.001, applies_to="underlying"), HalfSpread(volatility_points=0.2, applies_to="options"))
 
 
@@ -31,6 +32,7 @@ def tasks() -> dict[str, Task]:
         "one option": ShortOption(market=HESTON, hedge_options=options[:1], execution=execution),
         "overlay": SpyOverlay(market=HESTON, n_steps=63, maturity=0.25),
         "book": OptionBook(market=HESTON, portfolio=(Position(),), n_steps=12, maturity=12 / 252, execution=execution),
+        "kept": OptionBook(market=HESTON, n_steps=12, hedge_options=(KEPT,), execution=execution),
     }
 
 

@@ -32,10 +32,11 @@ from hedgerl.baselines.whalley_wilmott import band
 from hedgerl.envs import Execution, Limits, Listing, ShortOption, SpyOverlay
 from hedgerl.sim import BlackScholes
 
-EVERYWHERE = sorted(set(BASELINES) - {"synthetic_forward"})  # which wants both options at one strike
+# the synthetic forward wants both options at one strike, the dynamic programme is solved for one task
+EVERYWHERE = sorted(set(BASELINES) - {"synthetic_forward", "dynamic_programming"})
 
 
-@pytest.mark.parametrize("book", ["underlying", "options", "one option", "overlay", "book"])
+@pytest.mark.parametrize("book", ["underlying", "options", "one option", "overlay", "book", "kept"])
 @pytest.mark.parametrize("name", EVERYWHERE)
 def test_every_hedge_works_in_every_task(kit, books, name, book):
     """Catches a hedge that reads what a task does not show, gives the wrong shape, NaN, or an exploding position."""
@@ -53,8 +54,41 @@ def test_delta_is_neutral_after_the_trade(kit, books, which, book):
     """Catches a delta hedge with the wrong sign, of the liabilities alone, or of one step before."""
     task, scenario = books[book]
     for _, seen, target in kit.walk(Delta(which), task, scenario):
-        owed, each = (seen[name] for name in DELTAS[which])
+        owed, _, each = (seen[name] for name in DELTAS[which])
         np.testing.assert_allclose(owed + (target * each).sum(-1), 0.0, rtol=0, atol=1e-9 * task.size)
+
+
+@pytest.mark.parametrize("which", sorted(DELTAS))
+def test_options_that_are_kept_are_hedged_too(kit, books, which):
+    """Catches hedges that forget the contracts kept when their place rolled: a gamma hedge then buys the same gamma
+    every day. Net delta and gamma are summed here from the scenario's own contracts."""
+    task, scenario = books["kept"]
+    kept, some = scenario.kept, False
+    per_share = {
+        "model": kept.delta,
+        "implied": scenario.kept_bs_delta,
+        "minimum_variance": kept.delta + kept.vega * kept.slope,
+    }[which]
+    for rollout, seen, target in kit.walk(DeltaGamma(which), task, scenario):
+        step, some = rollout.step, some or bool(rollout.kept.any())
+        owed, seen_kept, each = (seen[name] for name in DELTAS[which])
+        held = (rollout.kept * per_share[step]).sum(-1)
+        np.testing.assert_allclose(seen_kept, held, rtol=0, atol=1e-9 * task.size)
+        np.testing.assert_allclose(owed + held + (target * each).sum(-1), 0.0, rtol=0, atol=1e-9 * task.size)
+        owed = seen["liability_gamma"] + (rollout.kept * kept.gamma[step]).sum(-1)
+        net = owed + (target * seen["hedge_gamma"]).sum(-1)
+        assert (abs(net) <= 0.02 * abs(owed) + 1e-9).all()
+    assert some
+
+
+def test_no_hedge_is_worse_than_none_where_options_are_kept(books):
+    """Behaviour: every hedge that trades reduces the deviation of a client book hedged with daily listings."""
+    task, scenario = books["kept"]
+    bare = rollout_pnl(NoHedge(), task, scenario).std()
+    deltas = ("delta", "implied_delta", "minimum_variance", "minimum_variance_regression", "gamma_scaled", "lazy")
+    bands, options = ("leland", "whalley_wilmott", "tuned_band"), ("delta_gamma", "delta_vega", "delta_gamma_vega")
+    for name in (*deltas, *bands, *options):
+        assert rollout_pnl(baseline(name), task, scenario).std() < 0.5 * bare, name
 
 
 def test_delta_counts_options_that_are_held(kit, books):

@@ -204,3 +204,10 @@ def test_series_that_do_not_fit() -> None:
         Surface().levels(still)
     with pytest.raises(ValueError, match=r"log_contract must lie in \[1.1\d*e-07, 8.\d*\], got 20"):
         SSVI().at_the_money(np.array(20.0))
+
+
+def test_a_series_too_short_for_its_trailing_volatility_is_named():
+    """Catches a message that speaks of closes and leaves open which file is too short."""
+    days = np.datetime64("2020-01-01") + np.arange(20)
+    with pytest.raises(ValueError, match=r"mine must have more days than span_days = 21 .* got 20"):
+        Surface().levels(DailySeries("mine", days, np.linspace(90.0, 100.0, 20)))

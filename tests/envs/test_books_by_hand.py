@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hedgerl.envs import Execution, Limits, Listing
+from hedgerl.data import sp500_series
+from hedgerl.envs import Execution, Limits, Listing, OptionBook, Position, ShortOption
 from hedgerl.envs.scenario import scenario
 from hedgerl.envs.transition import Rollout
 from hedgerl.execution import Commission, Funding, HalfSpread, Proportional
 from hedgerl.pricing import Greeks
+from hedgerl.sim import BlackScholes, History
 
 
 class Quoted:
@@ -140,6 +142,38 @@ def test_last_liability_is_bought_back_at_its_mark():
     rollout = Rollout(batch, Execution())
     total = rollout.act(np.zeros((1, 1))) + rollout.act(np.zeros((1, 1)))
     np.testing.assert_allclose(total, [10.0 * (4.0 - 3.0)], rtol=0, atol=1e-12)
+
+
+def test_whole_lots_stay_whole_under_broken_limits():
+    """Catches a limit of 2.5 contracts that leaves half a contract in a book of whole ones."""
+    task = ShortOption(market=BlackScholes(volatility=0.2), n_steps=4, hedge_options=(Listing(name="a", tenor=0.1),))
+    rollout = Rollout(task.scenario(3, seed=1), Execution(limits=Limits(trade=2.5, holding=4.5, whole=True)))
+    for most in (2.0, 4.0):
+        rollout.act(1000.0 + 0.0 * rollout.holdings)
+        np.testing.assert_array_equal(rollout.held, np.tile([most, 100 * most], (3, 1)))
+
+
+def test_what_is_no_contract_is_refused():
+    """Catches a traceback from deep inside where a task is given numbers for options."""
+    market = BlackScholes(volatility=0.2)
+    for make in (
+        lambda: ShortOption(market=market, hedge_options=[3]),
+        lambda: OptionBook(market=market, hedge_options=(0.1,)),
+        lambda: OptionBook(market=market, portfolio=[Listing()]),
+        lambda: OptionBook(market=market, client_option=0.1),
+        lambda: Position(option="call"),
+    ):
+        with pytest.raises(ValueError, match=r"must be of hedgerl\.envs\.(Listing|Position), got"):
+            make()
+
+
+def test_clients_of_history_are_fresh_without_a_seed():
+    """Catches the same clients in every batch: the windows were fresh without a seed, the clients those of seed 0."""
+    history = History(sp500_series(), start="2005-01-01", end="2007-01-01")
+    task = OptionBook(market=history, n_steps=5, arrivals=2.0)
+    first, second, third, again = (task.scenario(50, seed).position for seed in (None, None, 7, 7))
+    assert (first != second).any()
+    np.testing.assert_array_equal(third, again)
 
 
 def test_kept_contracts_by_hand():

@@ -165,6 +165,47 @@ def test_wrong_actions_are_refused(action, given, message, tasks):
     assert environment.rollout.step == 0
 
 
+def test_band(tasks):
+    """Identity: holdings inside the interval stay as they are, others go to its nearer edge, by NumPy's clip."""
+    task = tasks()["rolled"]  # the underlying and an option
+    batch = task.scenario(64, seed=1)
+    environment = Environment(task, None, Action("band", 0.4))
+    environment.reset(batch)
+    assert environment.action_space.shape == (4,)
+    scale = 0.4 * batch.multiplier
+    rng, stayed = np.random.default_rng(1), 0
+    for step in range(task.n_steps):
+        action = rng.uniform(-1.3, 1.3, (64, 4))
+        given = np.clip(action, -1.0, 1.0)
+        centre = given[:, :2] * scale
+        centre[:, 0] -= batch.liability_delta[step]
+        width = 0.5 * (1.0 + given[:, 2:]) * scale
+        before = environment.rollout.holdings.copy()
+        wanted = np.clip(before, centre - width, centre + width)
+        environment.step(action)
+        np.testing.assert_allclose(environment.rollout.held, wanted, rtol=1e-9, atol=1e-9)
+        stayed += int((wanted == before).sum())
+    assert stayed > 20
+
+
+def test_band_without_width_is_the_delta_hedge(tasks):
+    """Limit: a band of width 0 around 0 holds minus the liabilities' delta; the task's size sets the scale."""
+    task = tasks()["short"]
+    batch = task.scenario(8, seed=1)
+    environment = Environment(task, None, "band")
+    environment.reset(batch)
+    environment.step(np.tile([0.0, -1.0], (8, 1)))
+    np.testing.assert_allclose(environment.rollout.held[:, 0], -batch.liability_delta[0], rtol=1e-12)
+    environment.step(np.tile([1.0, -1.0], (8, 1)))
+    wanted = 0.5 * task.size - batch.liability_delta[1]
+    np.testing.assert_allclose(environment.rollout.held[:, 0], wanted, rtol=1e-12)
+    overlay = tasks()["overlay"]  # trades no underlying: bands are around nothing
+    environment = Environment(overlay, None, "band")
+    environment.reset(overlay.scenario(8, seed=1))
+    environment.step(np.tile([0.0, 0.0, -1.0, -1.0], (8, 1)))
+    np.testing.assert_allclose(environment.rollout.held, 0.0, atol=1e-9)
+
+
 def test_wrong_settings_are_refused(tasks):
     task = tasks()["short"]
     with pytest.raises(ValueError, match="nearest is 'net_delta'"):
