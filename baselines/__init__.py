@@ -9,6 +9,7 @@ from typing import Any
 
 from hedgerl.baselines.base import Baseline, Policy
 from hedgerl.baselines.delta import Delta
+from hedgerl.baselines.dynamic_programming import DynamicProgramming
 from hedgerl.baselines.gamma_scaled import GammaScaled
 from hedgerl.baselines.greek_neutral import DeltaGamma, DeltaGammaVega, DeltaVega
 from hedgerl.baselines.lazy import Lazy
@@ -28,6 +29,7 @@ __all__ = [
     "DeltaGamma",
     "DeltaGammaVega",
     "DeltaVega",
+    "DynamicProgramming",
     "GammaScaled",
     "Lazy",
     "Leland",
@@ -57,6 +59,7 @@ BASELINES: dict[str, Callable[..., Baseline]] = {
     "leland": Leland,
     "whalley_wilmott": WhalleyWilmott,
     "tuned_band": TunedBand,
+    "dynamic_programming": DynamicProgramming,  # to be solved for its task
     "synthetic_forward": SyntheticForward,
     "protective_put": ProtectivePut,
     "collar": Collar,

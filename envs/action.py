@@ -20,7 +20,7 @@ from hedgerl.pricing._checks import positive
 Array = Any
 Target = Callable[[Array, Rollout], Array]
 
-KINDS = ("target", "coverage", "trade", "discrete", "holdings")
+KINDS = ("target", "coverage", "trade", "band", "discrete", "holdings")
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,21 @@ class Action:
     target    Box(-1, 1, (k,))        a x scale
     coverage  Box(-2, 2, (1,))        underlying: a x minus the liabilities' delta; options: 0
     trade     Box(-1, 1, (k,))        holdings + a x scale
+    band      Box(-1, 1, (2 k,))      holdings, moved into [centre - width, centre + width] where they are outside;
+                                      centre = base + a_i x scale, width = (1 + a_(k + i)) / 2 x scale for i < k
     discrete  Discrete(3 k)           instrument a // 3: holdings + scale, - scale or as they are for a % 3 = 0, 1, 2
     holdings  Box(-inf, inf, (k,))    a
     ========  ======================  ==============================================================================
 
+    The base of a band is minus the liabilities' delta for the underlying and 0 for options, so that an action of 0 is
+    a band around the delta hedge, and one that stays the same a hedge that trades only at its band's edges: no noise
+    or error of a network's is paid for within it.
+
     An action beyond a bounded space is clipped to it. What the limits of the task cut is cut after that.
 
     scale: shares of the underlying, contracts of options; None: for "target" 1.5 times the task's size (1.5 times the
-    size in shares for options, too), for "trade" and "discrete" the most that the limits let be traded in a step,
-    or a quarter of the task's size where there is none.
+    size in shares for options, too), for "band" half of it (likewise), for "trade" and "discrete" the most that the
+    limits let be traded in a step, or a quarter of the task's size where there is none.
     """
 
     kind: str = "target"
@@ -75,13 +81,13 @@ class Action:
             return spaces.Box(-2.0, 2.0, (1,), np.float32)
         if self.kind == "holdings":
             return spaces.Box(-np.inf, np.inf, (k,), np.float64)
-        return spaces.Box(-1.0, 1.0, (k,), np.float32)
+        return spaces.Box(-1.0, 1.0, (2 * k if self.kind == "band" else k,), np.float32)
 
     def bind(self, scenario: Scenario, task: Task) -> Target:
         """What turns actions (n, k) into targets (n, k) along a scenario."""
         n, k = scenario.n_paths, len(scenario.instruments)
         scale = scenario._array(self._scale(scenario, task))
-        columns = 1 if self.kind == "coverage" else k
+        columns = {"coverage": 1, "band": 2 * k}.get(self.kind, k)
         convert = _converter(scenario, (n,) if self.kind == "discrete" else (n, columns), self.kind)
         xp = array_namespace(scenario.spot)
 
@@ -101,6 +107,19 @@ class Action:
 
             return covered
 
+        if self.kind == "band":
+            first = scenario._array(np.arange(k) == 0) * float(scenario.trades_underlying)
+            base = -scenario.liability_delta[:, :, None] * first  # (n_steps + 1, n, k)
+
+            def banded(action: Array, rollout: Rollout) -> Array:
+                given = clip(convert(action), -1.0, 1.0)
+                centre = base[rollout.step] + given[:, :k] * scale
+                width = (0.5 + 0.5 * given[:, k:]) * scale
+                away = rollout.holdings - centre
+                return centre + 0.5 * (abs(away + width) - abs(away - width))  # away, clipped to the width
+
+            return banded
+
         moves = np.zeros((3 * k, k))
         for instrument in range(k):
             moves[3 * instrument, instrument], moves[3 * instrument + 1, instrument] = 1.0, -1.0
@@ -112,8 +131,8 @@ class Action:
         multiplier = scenario.multiplier
         if self.scale is not None:
             return self.scale * multiplier
-        if self.kind == "target":
-            return 1.5 * task.size * np.ones_like(multiplier)
+        if self.kind in ("target", "band"):
+            return (1.5 if self.kind == "target" else 0.5) * task.size * np.ones_like(multiplier)
         most = task.execution.limits.trade
         return 0.25 * task.size * np.ones_like(multiplier) if most is None else most * multiplier
 

@@ -15,13 +15,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hedgerl import baselines, data, envs, evaluation, execution, pricing, sim
+    from hedgerl import agents, baselines, data, envs, evaluation, execution, pricing, risk, sim
+    from hedgerl.agents import Agent
     from hedgerl.evaluation import evaluate
 
-__all__ = ["__version__", "baselines", "data", "envs", "evaluate", "evaluation", "execution", "pricing", "sim"]
+__all__ = [
+    "Agent",
+    "__version__",
+    "agents",
+    "baselines",
+    "data",
+    "envs",
+    "evaluate",
+    "evaluation",
+    "execution",
+    "pricing",
+    "risk",
+    "sim",
+]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Agent":
+        return importlib.import_module("hedgerl.agents").Agent
     if name == "evaluate":
         return importlib.import_module("hedgerl.evaluation").evaluate
     if name in __all__:

@@ -1,7 +1,7 @@
 """Times the generators, the marks and the pricing functions, and writes docs/benchmarks.md.
 
     make bench                          # all of it, some two minutes
-    make bench ARGS="--quick --output /tmp/bench.md"
+    make bench ARGS="--quick"
 
 Every figure is the best of several runs after a warm-up, in one process, NumPy and float32 unless it says otherwise.
 """
