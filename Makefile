@@ -62,6 +62,7 @@ typecheck: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python scripts/bench_simulate.py $(ARGS)
 	$(BIN)/python scripts/bench_envs.py --append docs/benchmarks.md $(ARGS)
+	$(BIN)/python scripts/bench_agents.py --append docs/benchmarks.md $(ARGS)
 
 optimize:
 	@echo "hedgerl: error: parameter studies are not part of this version" >&2; exit 2

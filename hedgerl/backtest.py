@@ -5,24 +5,30 @@ Read from the top down: what is traded, which hedges, roll out and measure, repo
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra.utils
+import numpy as np
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 import hedgerl
-from hedgerl.baselines import TunedBand, baseline
+from hedgerl import model_files
+from hedgerl.baselines import DynamicProgramming, Objective, TunedBand, baseline
 from hedgerl.envs import Execution, Task
 from hedgerl.evaluation import Study, compare
 from hedgerl.pricing._checks import whole_number
 from hedgerl.report import table, write_report
 from hedgerl.sim import History, Model
+
+if TYPE_CHECKING:
+    from hedgerl.agents.agent import Agent
 
 LABELS = {"BlackScholes": "Black-Scholes", "RoughBergomi": "rough Bergomi"}  # of models, where not the class's name
 
@@ -38,6 +44,7 @@ class TuningConfig:
     def __post_init__(self) -> None:
         whole_number("tuning.n_paths", self.n_paths, minimum=100)
         whole_number("tuning.seed", self.seed, minimum=0)
+        Objective(self.objective)  # raises for one that is not known
 
 
 @dataclass
@@ -51,6 +58,7 @@ class BacktestConfig:
     n_paths: int = 20_000
     every: int = 5
     baselines: list[Any] = field(default_factory=list)
+    agents: list[Any] | None = None
     tuning: TuningConfig = field(default_factory=TuningConfig)
     reference: str = "delta"
     regimes: Any = None  # name -> [first day, last day]
@@ -61,10 +69,20 @@ class BacktestConfig:
         whole_number("n_paths", self.n_paths, minimum=2)
         whole_number("every", self.every)
         whole_number("bootstrap", self.bootstrap, minimum=100)
+        if self.seed is not None:
+            whole_number("seed", self.seed, minimum=0)
+        if not isinstance(self.regimes, Mapping | None):
+            raise ValueError(f"regimes must be null or {{name: [first day, last day]}}, got {self.regimes!r}")
         self.regimes = dict(self.regimes or {})
         for name, period in self.regimes.items():
             if not isinstance(period, list) or len(period) != 2:
                 raise ValueError(f"regimes must each be [first day, last day], got {name} = {period}")
+            try:
+                first, last = (np.datetime64(day, "D") for day in period)
+            except (TypeError, ValueError):
+                raise ValueError(f"regimes must hold days as YYYY-MM-DD, got {name} = {period}") from None
+            if not first <= last:
+                raise ValueError(f"regimes must not end before they start, got {name} = {period}")
 
 
 @dataclass(frozen=True)
@@ -73,42 +91,64 @@ class Plan:
 
     tasks: dict[str, Task]  # label -> the task in that market, history last
     hedges: list[tuple[str, str, dict[str, Any]]]  # (label, name, parameters)
+    agents: dict[str, Agent] = field(default_factory=dict)  # label -> saved policy
 
 
 def plan(config: BacktestConfig) -> Plan:
     """The tasks and hedges that a configuration names. Raises ValueError for what it cannot mean."""
-    markets = _markets(config.market)
     execution = hydra.utils.instantiate(config.execution, _convert_="all")
     if not isinstance(execution, Execution):
         raise ValueError(f"execution must name one of conf/execution, got {config.execution}")
     if "_target_" not in (config.task or ()):
         raise ValueError(f"task must name one of conf/task, got {config.task}")
     make = hydra.utils.instantiate(config.task, _partial_=True, _convert_="all")
-    tasks: dict[str, Task] = {label: make(market=market, execution=execution) for label, market in markets.items()}
-    if config.data:
-        history = hydra.utils.instantiate(config.data, _convert_="all")
-        if not isinstance(history, History):
-            raise ValueError(f"data must name one of conf/data, got {config.data}")
-        task = tasks[str(history.name)] = make(market=history, execution=execution)
-        history.starts(task.n_steps, every=config.every)  # raises where the series is too short
+    tasks: dict[str, Task] = {
+        label: make(market=market, execution=execution) for label, market in markets(config.market).items()
+    }
+    tasks |= history(config.data, make, execution, config.every)
     if not tasks:
         raise ValueError("market and data must name at least one market between them, got none")
-    hedges = [_hedge(entry) for entry in config.baselines]
+    hedges = [hedge(entry) for entry in config.baselines]
     labels = [label for label, _, _ in hedges]
+    agents: dict[str, Agent] = {}
+    first = next(iter(tasks.values()))
+    for entry in (_shipped(first) if hedges else []) if config.agents is None else config.agents:
+        label, agent = _agent(entry, [*labels, *agents])
+        for task in tasks.values():
+            _check_task(label, agent, task)
+        agents[label] = agent
+    labels += agents
     if len(set(labels)) < len(labels):
         raise ValueError(f"baselines must have labels of their own, got {', '.join(labels)}")
     if not labels:
         raise ValueError("baselines must name at least one hedge, got none")
-    reference = config.reference.replace("_", " ")
+    reference = _reference(config, labels)
     if reference not in labels and reference != "delta":
         raise ValueError(f"reference must be the label of one of the baselines ({', '.join(labels)}), got {reference}")
     for _, name, parameters in hedges:
-        if name != "tuned_band" or "scale" in parameters:
+        if name == "tuned_band" and "scale" not in parameters:
+            if not any(task.simulated for task in tasks.values()):
+                raise ValueError(
+                    "baselines must not name tuned_band on history alone, which would fit it to its own test"
+                )
+        elif name != "dynamic_programming":
             baseline(name, **parameters)  # raises for a name or a parameter that is not known
-    return Plan(tasks, hedges)
+    return Plan(tasks, hedges, agents)
 
 
-def _markets(config: Any) -> dict[str, Model]:
+def history(data: Any, make: Any, execution: Execution, every: int) -> dict[str, Task]:
+    """Label -> the task that `make` makes on that history; empty where `data` names none."""
+    if not data:
+        return {}
+    series = hydra.utils.instantiate(data, _convert_="all")
+    if not isinstance(series, History):
+        raise ValueError(f"data must name one of conf/data, got {data}")
+    task: Task = make(market=series, execution=execution)
+    series.starts(task.n_steps, every=every)  # raises where the series is too short
+    return {str(series.name): task}
+
+
+def markets(config: Any) -> dict[str, Model]:
     """Label -> model: one, or a mapping of several."""
     if not config:
         return {}
@@ -123,7 +163,7 @@ def _markets(config: Any) -> dict[str, Model]:
     return models
 
 
-def _hedge(entry: Any) -> tuple[str, str, dict[str, Any]]:
+def hedge(entry: Any) -> tuple[str, str, dict[str, Any]]:
     """(label, name, parameters) of an entry of `baselines`."""
     if isinstance(entry, str):
         return entry.replace("_", " "), entry, {}
@@ -133,9 +173,66 @@ def _hedge(entry: Any) -> tuple[str, str, dict[str, Any]]:
     return str(entry.get("label", entry["name"])).replace("_", " "), str(entry["name"]), parameters
 
 
+def _agent(entry: Any, taken: Collection[str]) -> tuple[str, Agent]:
+    """(label, policy) of an entry of `agents`: a name of model_files, a bundle's path, or {path: .., label: ..}."""
+    from hedgerl.agents.agent import Agent  # brings torch, which a backtest without agents need not wait for
+
+    given, label = entry, None
+    if isinstance(entry, Mapping):
+        unknown = sorted(set(entry) - {"path", "label"})
+        if unknown or "path" not in entry:
+            raise ValueError(f"agents must be names or paths, or mappings of path and label, got {dict(entry)}")
+        given, label = entry["path"], entry.get("label")
+    if not isinstance(given, str):
+        raise ValueError(f"agents must be names of saved policies, or paths to them, got {given!r}")
+    agent = Agent.load(given)
+    if label is None:
+        label = agent.card.name or Path(given).name
+        if label in taken:
+            label = f"{label} ({given})"
+    if label in taken:
+        raise ValueError(f"agents must have labels of their own, got {label} twice; see {{path: .., label: ..}}")
+    return str(label), agent
+
+
+def _shipped(task: Task) -> list[str]:
+    """Names of the policies of model_files that were trained for this book: in whatever market, at whatever cost."""
+    if not model_files.names():
+        return []
+    from hedgerl.agents.agent import Agent
+
+    free = {"market", "execution", "perturb", "backend", "substeps"}
+    fields = [item.name for item in dataclasses.fields(task) if item.name not in free]
+
+    def fits(trained: Task) -> bool:
+        return type(trained) is type(task) and all(getattr(trained, name) == getattr(task, name) for name in fields)
+
+    return [name for name in model_files.names() if fits(Agent.load(name).task)]
+
+
+def _check_task(label: str, agent: Agent, task: Task) -> None:
+    """Raises ValueError where a policy was trained for another kind of task."""
+    if agent.task.name != task.name:
+        raise ValueError(f"agents: {label} was trained for the task {agent.task.name}, this backtest is of {task.name}")
+    if agent.task.instruments != task.instruments:
+        raise ValueError(
+            f"agents: {label} was trained to trade {', '.join(agent.task.instruments)}, "
+            f"this task trades {', '.join(task.instruments)}"
+        )
+    if agent.task.size != task.size:
+        raise ValueError(
+            f"agents: {label} was trained for a book of {agent.task.size:g} shares, this task's is {task.size:g}"
+        )
+
+
+def _reference(config: BacktestConfig, labels: Collection[str]) -> str:
+    """The label that is meant: as it is given, or with the underscores of a baseline's name as spaces."""
+    return config.reference if config.reference in labels else config.reference.replace("_", " ")
+
+
 def study(config: BacktestConfig, label: str, task: Task, policies: Mapping[str, Any]) -> Study:
     """Every policy on the same episodes of one market."""
-    reference = config.reference.replace("_", " ")
+    reference = _reference(config, policies)
     comparison = compare(
         policies,
         task,
@@ -148,10 +245,10 @@ def study(config: BacktestConfig, label: str, task: Task, policies: Mapping[str,
     if task.simulated:
         return comparison.study(market=label)
     periods = {name: (first, last) for name, (first, last) in config.regimes.items()}
-    return comparison.study(market=label, notes=(_marks(task.market),), regimes=periods)
+    return comparison.study(market=label, notes=(marks(task.market),), regimes=periods)
 
 
-def _marks(history: History) -> str:
+def marks(history: History) -> str:
     """What a report must say of the option prices of history."""
     level = history.surface.level
     if level == "auto":
@@ -169,13 +266,14 @@ def run(config: BacktestConfig, folder: Path) -> list[Study]:
     studies: list[Study] = []
     tuned: TunedBand | None = None
     for label, task in planned.tasks.items():
-        _say(f"{label}: {len(planned.hedges)} hedges")
-        policies: dict[str, Any] = {}
+        _say(f"{label}: {', '.join([*planned.agents, *(name for name, _, _ in planned.hedges)])}")
+        policies: dict[str, Any] = dict(planned.agents)
         for name, kind, parameters in planned.hedges:
             if kind == "tuned_band" and "scale" not in parameters:
-                if task.simulated or tuned is None:
-                    tuned = _tuned(config, task)
-                policies[name] = tuned
+                policies[name] = _tuned(config, task) if task.simulated else tuned
+                tuned = tuned or policies[name]  # history takes the numbers of the first market
+            elif kind == "dynamic_programming":
+                policies[name] = DynamicProgramming.solve(task, **parameters)
             else:
                 policies[name] = baseline(kind, **parameters)
         studies.append(study(config, label, task, policies))
@@ -186,7 +284,7 @@ def run(config: BacktestConfig, folder: Path) -> list[Study]:
         title=f"Backtest of {next(iter(planned.tasks.values())).name}",
         config=OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
         seed=config.seed,
-        commit=_commit(),
+        commit=commit(),
         version=hedgerl.__version__,
         command="hedgerl backtest",
     )
@@ -203,7 +301,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The git commit of the checkout that this file lies in; None where it was installed from a wheel."""
     package = Path(hedgerl.__file__).parent
     if not (package.parent / "pyproject.toml").exists():

@@ -21,9 +21,14 @@ import hedgerl
 COMMANDS = {
     "backtest": "compare hedges on simulated markets and on history, and report risk and cost",
     "simulate": "write a dataset of simulated paths and option marks",
+    "train": "train an agent, test it against the baselines, and save its policy",
 }
-GROUPS = ("market", "data", "execution", "task")  # folders of conf/ that a key may choose from
+GROUPS = (  # folders of conf/ that a key may choose from
+    *("market", "data", "execution", "task"),
+    *("agent", "reward", "curriculum", "tracking"),
+)
 FLAGS = {"--seed": "seed"}  # classic flags and the keys that they stand for
+FLAGS_OF = {"train": {"--loss_type": "reward.loss", "--w": "reward.w", "--lam": "reward.lam"}}  # of one command
 FAILURE = 2  # exit status of every expected error
 
 
@@ -45,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = _command(arguments)
         if command is not None:
-            arguments = [command, *_without_flags(arguments[1:])]
+            arguments = [command, *_without_flags(arguments[1:], FLAGS | FLAGS_OF.get(command, {}))]
             with _sigterm_interrupts():
                 _run(command, arguments[1:])
             sys.stdout.flush()  # here, not at exit, so that a full disk or a closed pipe is seen
@@ -92,18 +97,18 @@ def _command(arguments: list[str]) -> str | None:
     return str(command)
 
 
-def _without_flags(arguments: list[str]) -> list[str]:
+def _without_flags(arguments: list[str], flags: dict[str, str]) -> list[str]:
     """The arguments with `--flag value` and `--flag=value` turned into `key=value`."""
     rest, result = iter(arguments), []
     for item in rest:
         name, equals, value = item.partition("=")
-        if name not in FLAGS:
+        if name not in flags:
             result.append(item)
             continue
         value = value if equals else next(rest, "")
         if not value:
             raise UsageError(f"{name} needs a value")
-        result.append(f"{FLAGS[name]}={value}")
+        result.append(f"{flags[name]}={value}")
     return result
 
 
@@ -142,8 +147,10 @@ def _run(command: str, overrides: list[str]) -> None:
     overrides = sorted(overrides, key=lambda item: item not in ("-m", "--multirun"))  # Hydra wants it first
     flags = hydra_utils.get_args_parser()
     flags.error = _Parser.error.__get__(flags)  # type: ignore[method-assign]
-    flags.parse_args(overrides)
+    keys = flags.parse_args(overrides).overrides
     module = importlib.import_module(f"hedgerl.{command}")
+    if hasattr(module, "hydra_overrides"):
+        overrides = module.hydra_overrides(overrides, keys)
 
     def job(config: DictConfig) -> None:
         try:

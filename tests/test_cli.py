@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 
 import hedgerl
 from hedgerl import cli
@@ -36,7 +37,7 @@ SMALL = [
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bactest"], 'unknown command "bactest"; did you mean backtest? (known: backtest, simulate)'),
+        (["bactest"], 'unknown command "bactest"; did you mean backtest? (known: backtest, simulate, train)'),
         (["--colour"], "unrecognized arguments: --colour"),
         (["backtest", "n_pathz=3"], "unknown key n_pathz; did you mean n_paths?"),
         (["backtest", "+n_pathz=3"], "unknown key n_pathz; did you mean n_paths?"),
@@ -49,8 +50,7 @@ SMALL = [
         (["backtest", "market=rbergomi", "+market.hurts=0.1"], "unknown key market.hurts; did you mean market.hurst?"),
         (
             ["backtest", "market=rbergomii"],
-            'unknown market "rbergomii"; did you mean rbergomi? '
-            "(known: black_scholes, garch, heston, rbergomi, rough_and_heston, sabr)",
+            'unknown market "rbergomii"; did you mean rbergomi? (known: black_scholes',
         ),
         (["backtest", "n_paths=0"], "n_paths must be a whole number of at least 2, got 0"),
         (["simulate", "n_paths=0"], "n_paths must be a whole number of at least 1, got 0"),
@@ -89,11 +89,30 @@ SMALL = [
         (["backtest", "market=black_scholes", "execution=cheap"], 'unknown execution "cheap"; known: free, retail'),
         (["backtest", "data=file"], "data.series.path must be given"),
         (["backtest", "data=file", "data.series.path=a.csv"], "a.csv must be a file, and is not there"),
+        (["backtest", "market=none"], "baselines must not name tuned_band on history alone"),
+        (["backtest", "market=none", "data=none"], "market and data must name at least one market between them"),
+        (["backtest", "+regimes.x=[2009-01-41,2009-02-01]"], "regimes must hold days as YYYY-MM-DD, got x ="),
+        (["backtest", "+regimes.x=[2009-03-01,2009-02-01]"], "regimes must not end before they start, got x ="),
+        (["backtest", "seed=-1"], "seed must be a whole number of at least 0, got -1"),
+        (["backtest", "tuning.objective=foo"], "objective must be one of"),
         (["backtest", "reference=dleta"], "reference must be the label of one of the baselines (none, delta,"),
         (["backtest", "task.maturity=0.5"], "maturity must be n_steps / 252 on history, a trading day a step, got 0.5"),
         (["simulate", "market=rough_and_heston"], "market must name a model of conf/market"),
         (["simulate", "perturb={etta:[1,2]}"], "perturb must name one of hurst, eta, rho, forward_variance, drift"),
         (["simulate", "perturb.eta=[1,2]"], "unknown key perturb.eta; did you mean market.eta?"),
+        (["train", "agent=ppo"], 'unknown agent "ppo"; did you mean ppo_lstm? (known: deep_hedging, ppo_lstm, sac)'),
+        (["train", "agent.itertions=3"], "unknown key agent.itertions; did you mean agent.iterations?"),
+        (["train", "agent=sac", "agent.clip_range=1"], "unknown key agent.clip_range; did you mean agent."),
+        (["train", "agent.iterations=many"], "agent.iterations: Value 'many' of type 'str' could not be converted"),
+        (["train", "agent.batch_episodes=513"], "agent.batch_episodes must be at most num_envs x episodes = 512"),
+        (["train", "--loss_type", "cvr"], "loss must be one of abs, mse, cvar, entropic, mean_std, got 'cvr'"),
+        (["train", "--w"], "--w needs a value"),
+        (["train", "reward.weights.drawdwn=1"], "unknown key reward.weights.drawdwn; did you mean reward.weights.draw"),
+        (["train", "resume=nowhere"], "resume must name the folder of a run, got nowhere, which has no config.yaml"),
+        (["train", "resume=nowhere", "seed=1"], "resume goes with no other key: a run continues as it began, got seed"),
+        (["train", "-m", "resume=nowhere"], "resume goes with no other key: a run continues as it began, got -m"),
+        (["backtest", "--w", "1"], "unrecognized arguments: --w"),
+        (["backtest", "agents=[nowhere/policy]"], "there is no policy at nowhere/policy"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -223,3 +242,80 @@ def test_installed_command(tmp_path):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "hedgerl: error: unknown key n_pathz; did you mean n_paths?\n"
+
+
+TINY = [
+    *("agent=deep_hedging", "market=black_scholes", "task.hedge_options=[]", "task.n_steps=4", "task.backend=numpy"),
+    *("agent.iterations=2", "agent.batch_paths=32", "validation.n_paths=32", "n_paths=32", "bootstrap=100"),
+    *("baselines=[delta]", "tracking=none"),
+]
+
+
+def test_classic_flags_of_train(capfd):
+    """Behaviour: --loss_type, --w, --lam and --seed are keys; without them they are what they always were."""
+    for flags, expected in (
+        (["--loss_type", "mse", "--w", "0.01", "--lam=0.001", "--seed", "42"], ("mse", 0.01, 0.001, 42)),
+        ([], ("abs", 0.001, 0.0001, 12345)),
+    ):
+        assert cli.main(["train", *flags, "--cfg", "job"]) == 0
+        shown = yaml.safe_load(capfd.readouterr().out)
+        reward = shown["reward"]
+        assert (reward["loss"], reward["w"], reward["lam"], shown["seed"]) == expected
+
+
+def test_train_over_a_grid(tmp_path, capfd):
+    """Behaviour: -m trains each combination into a folder of its own, told how it was made, with a policy inside."""
+    assert cli.main(["train", *TINY, "-m", "seed=1,2"]) == 0
+    (sweep,) = (tmp_path / "runs").iterdir()
+    folders = sorted(path.parent for path in sweep.glob("*/policy"))
+    assert [folder.name for folder in folders] == ["0", "1"]
+    told = [json.loads((folder / "run.json").read_text()) for folder in folders]
+    assert [run["seed"] for run in told] == [1, 2]
+    assert told[1]["command"].endswith("seed=2")
+    out = capfd.readouterr().out
+    assert out.count("deep hedging") >= 2
+    assert f"policy: runs/{sweep.name}/1/policy" in out
+    assert cli.main(["train", f"resume=runs/{sweep.name}/1"]) == 2
+    assert "resume must name a run that has not ended" in capfd.readouterr().err
+
+
+def test_a_diverged_run_leaves_with_status_2(monkeypatch, capfd):
+    """Behaviour: one line with the iteration, on stderr, and no table of results."""
+    from hedgerl import train
+
+    def iterate(self, learner, stage):
+        raise self._diverged(self.progress.iteration + 1, "train/objective is nan")
+
+    monkeypatch.setattr(train._Trainer, "iterate", iterate)
+    assert cli.main(["train", *TINY]) == 2
+    streams = capfd.readouterr()
+    last = streams.err.strip().splitlines()[-1]
+    assert last.startswith("hedgerl: error: training stopped at iteration 1: train/objective is nan; the last good ")
+    assert last.endswith("iteration-0000000.pt")
+    assert streams.out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_says_how_to_go_on(number, status, tmp_path):
+    """Behaviour: Ctrl-C, and SIGTERM as schedulers send it: the command that it prints goes on and ends well."""
+    script = """
+import os, signal, sys
+from hedgerl import cli, train
+signal.signal(signal.SIGINT, signal.default_int_handler)
+real, number = train._Trainer.iterate, int(sys.argv[1])
+def iterate(self, learner, stage):
+    os.kill(os.getpid(), number)
+    real(self, learner, stage)
+train._Trainer.iterate = iterate
+sys.exit(cli.main(["train", *sys.argv[2:]]))
+"""
+    command = [sys.executable, "-c", script, str(int(number)), *TINY]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    last, interrupted = done.stderr.strip().splitlines()[-2:]
+    assert interrupted == "hedgerl: interrupted"
+    saved, _, how = last.partition("; continue with: ")
+    assert saved.endswith("iteration-0000001.pt")
+    assert cli.main(how.split()[1:]) == 0
+    assert len(list(tmp_path.glob("runs/*/policy/card.json"))) == 1
