@@ -16,8 +16,8 @@ from hedgerl.envs.reward import Reward, to_host
 from hedgerl.envs.scenario import Scenario
 from hedgerl.envs.task import TASKS, Task
 
-_MARKS = 1 << 23  # in a block at most: about 500 MB
-_PATHS = (256, 1024, 8192)  # in a block at least, and at most for a handful of environments and for more
+_MARKS = 12 << 20  # in a block at most
+_PATHS = (256, 1024, 12288)  # in a block at least, and at most for a handful of environments and for more
 
 
 class Supply:

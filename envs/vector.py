@@ -26,7 +26,8 @@ class HedgingVecEnv(VecEnv):
     is not cut), "episode" ({"r", "l", "t"}, as of stable-baselines3's Monitor), "pnl", "cost" and "reward_terms" as
     `HedgingEnv`. `seed` holds from the next `reset`, which then begins the sequence of episodes that belongs to it.
 
-    block: paths that are simulated and marked together, in whole batches; None: about a quarter million marks.
+    block: paths that are simulated and marked together, in whole batches; None: up to 12,288, which for a book of
+        random clients takes some 2 GB.
     """
 
     def __init__(self, environment: Environment, num_envs: int, *, block: int | None = None) -> None:
