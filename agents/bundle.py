@@ -14,7 +14,6 @@ own, which is then given its name.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -38,6 +37,7 @@ from hedgerl.agents.settings import described, plain, task_of
 from hedgerl.envs.action import Action
 from hedgerl.envs.observation import FEATURES, Flat, Raw, observed_as
 from hedgerl.envs.task import TASKS, Task
+from hedgerl.pricing._checks import nearest
 
 FORMAT = "hedgerl policy"
 FORMAT_VERSION = 1
@@ -119,8 +119,7 @@ class Card:
         known = [item.name for item in fields(cls)]
         for key in given:
             if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-                raise ValueError(f"card has no {key!r}; the nearest is {close[0]!r}")
+                raise ValueError(f"card has no {key!r}; the nearest is {nearest(key, known)!r}")
         if "task" not in given:
             raise ValueError("card must have a task, got none")
         own: Any = getattr(module, "interface", None)

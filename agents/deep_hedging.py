@@ -20,7 +20,8 @@ from hedgerl.envs.scenario import Scenario
 from hedgerl.envs.task import Task
 from hedgerl.envs.transition import Rollout
 from hedgerl.pricing._checks import in_interval, positive, whole_number
-from hedgerl.sim.noise import entropy, seed_sequence
+from hedgerl.sim.backend import to_numpy
+from hedgerl.sim.noise import drawn_seed, entropy, seed_sequence
 
 Callback = Callable[["DeepHedging"], bool | None]
 
@@ -242,15 +243,13 @@ class DeepHedging:
         return self._pool[1].part(first, first + self.batch_paths)
 
     def _mapped(self, scenario: Scenario) -> _Pool:
-        own = scenario.mapped(lambda array: torch.as_tensor(_host(array), device=self.device))
+        own = scenario.mapped(lambda array: torch.as_tensor(np.ascontiguousarray(to_numpy(array)), device=self.device))
         own.known()
         observation: Flat = self.network.interface.observation
         return _Pool(own, observation.prepare(own, self.task))
 
     def _drawn(self, name: str, index: int) -> int:
-        return int(
-            seed_sequence(self.seed, f"deep hedging {name}", index).generate_state(1, np.uint64)[0] >> np.uint64(1)
-        )
+        return drawn_seed(seed_sequence(self.seed, f"deep hedging {name}", index))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to continue bit by bit: weights, moments, counters, tensors and
@@ -299,7 +298,3 @@ class DeepHedging:
         for name, value in progress.items():
             setattr(self, name, value)
         self._pool = self._kept = None
-
-
-def _host(array: Any) -> Any:
-    return array.get() if hasattr(array, "get") else np.ascontiguousarray(array)

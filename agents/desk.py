@@ -8,7 +8,6 @@ computed by the code that computed them in training.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +23,7 @@ from hedgerl.envs.task import OptionBook, ShortOption, Task
 from hedgerl.envs.transition import Execution, Rollout
 from hedgerl.execution import HalfSpread
 from hedgerl.pricing import black_scholes, implied_volatility
-from hedgerl.pricing._checks import finite, non_negative, positive
+from hedgerl.pricing._checks import finite, nearest, non_negative, positive
 
 SOLD = "short option"  # what `ShortOption` calls the option that is owed
 _TERMS = (
@@ -321,6 +320,5 @@ def _given(where: str, mapping: Mapping[str, Any], name: str) -> Any:
 def _only(where: str, mapping: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in mapping:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-            hint = f"; the nearest is {close[0]!r}" if close else ""
+            hint = f"; the nearest is {nearest(name, known)!r}" if known else ""
             raise ValueError(f"{where} has no {name!r}{hint}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hedgerl.pricing._checks import in_interval, non_negative, positive
+from hedgerl.pricing._checks import in_interval, nearest, non_negative, positive
 from hedgerl.risk import cvar, entropic_risk
 
 PARAMETERS = {"mean_std": 1.5, "cvar": 0.95, "entropic": 1.0, "variance": 0.0, "quadratic": 0.0}
@@ -48,9 +47,9 @@ class Criterion(nn.Module):
     def __init__(self, name: str = "mean_std", parameter: float | None = None) -> None:
         super().__init__()
         if name not in PARAMETERS:
-            close = difflib.get_close_matches(str(name), PARAMETERS, n=1, cutoff=0.0)[0]
             raise ValueError(
-                f"objective must be one of {', '.join(PARAMETERS)}, got {name!r}; the nearest is {close!r}"
+                f"objective must be one of {', '.join(PARAMETERS)}, got {name!r}; the nearest is "
+                f"{nearest(name, PARAMETERS)!r}"
             )
         self.name = name
         self.parameter = PARAMETERS[name] if parameter is None else float(parameter)

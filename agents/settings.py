@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from hedgerl.envs import TASKS, Execution, Limits, Listing, Position, Task
 from hedgerl.execution import Commission, Funding, HalfSpread, Proportional, SquareRootImpact
+from hedgerl.pricing._checks import nearest
 from hedgerl.sim import GARCH, SABR, BlackScholes, ForwardVarianceCurve, Heston, LogUniform, RoughBergomi, Uniform
 
 CLASSES: dict[str, Any] = TASKS | {
@@ -106,8 +106,7 @@ def _decoded(value: Any, where: str) -> Any:
     known = [item.name for item in dataclasses.fields(CLASSES[name])]
     for key in content:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise ValueError(f"{where} is a {name}, which has no {key!r}; the nearest is {close[0]!r}")
+            raise ValueError(f"{where} is a {name}, which has no {key!r}; the nearest is {nearest(key, known)!r}")
     try:
         return CLASSES[name](**content)
     except (TypeError, AttributeError, OverflowError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from hedgerl.baselines.objective import Objective
 from hedgerl.baselines.overlay import Collar, Overlay, ProtectivePut, SyntheticForward
 from hedgerl.baselines.tuned_band import TunedBand
 from hedgerl.baselines.whalley_wilmott import WhalleyWilmott
+from hedgerl.pricing._checks import nearest
 
 __all__ = [
     "BASELINES",
@@ -75,17 +75,13 @@ def baseline(name: str, **parameters: Any) -> Baseline:
     Lazy(limit=0.2, back_to='zero', which='model')
     """
     if name not in BASELINES:
-        raise ValueError(f"baseline must be a known one, got {name!r}; the nearest is {_nearest(name, BASELINES)!r}")
+        raise ValueError(f"baseline must be a known one, got {name!r}; the nearest is {nearest(name, BASELINES)!r}")
     make = BASELINES[name]
     fixed = make.keywords if isinstance(make, partial) else {}
     kind: Any = make.func if isinstance(make, partial) else make
     known = [field for field in kind.__dataclass_fields__ if field not in fixed]
     for given in parameters:
         if given not in known:
-            hint = f"; the nearest is {_nearest(given, known)!r}" if known else "; there is none"
+            hint = f"; the nearest is {nearest(given, known)!r}" if known else "; there is none"
             raise ValueError(f"parameter of {name} must be a known one, got {given!r}{hint}")
     return make(**parameters)
-
-
-def _nearest(name: str, known: Any) -> str:
-    return difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)[0]

@@ -31,6 +31,7 @@ from hedgerl.envs.scenario import Scenario
 from hedgerl.envs.task import Task
 from hedgerl.envs.transition import Rollout
 from hedgerl.pricing._checks import non_negative, positive, whole_number
+from hedgerl.sim.backend import to_numpy
 
 Array = Any
 Shape = Literal["constant", "whalley_wilmott"]
@@ -185,10 +186,7 @@ def rollout_pnl(policy: Baseline, task: Task, scenario: Scenario, prepared: Prep
     while not rollout.done:
         target, state = policy.predict(seen.at(rollout), state)
         rollout.act(target)
-    pnl = rollout.wealth - start
-    if hasattr(pnl, "get"):
-        return pnl.get()
-    return pnl.detach().cpu().numpy() if hasattr(pnl, "detach") else np.asarray(pnl)
+    return to_numpy(rollout.wealth - start)
 
 
 def _usual_band(prepared: Prepared, scenario: Scenario, task: Task) -> float:

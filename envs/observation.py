@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from hedgerl.envs.scenario import Contracts, Scenario
 from hedgerl.envs.task import OptionBook, ShortOption, Task
 from hedgerl.envs.transition import Rollout
 from hedgerl.execution.costs import clip, linear_cost, total
+from hedgerl.pricing._checks import nearest
 
 Array = Any
 
@@ -51,8 +51,9 @@ def _known(names: Sequence[str], table: dict[str, Any], what: str) -> None:
         raise ValueError(f"observation must name at least one {what}, got {names!r}")
     for name in names:
         if name not in table:
-            close = difflib.get_close_matches(str(name), table, n=1, cutoff=0.0)
-            raise ValueError(f"observation must name known {what}s, got {name!r}; the nearest is {close[0]!r}")
+            raise ValueError(
+                f"observation must name known {what}s, got {name!r}; the nearest is {nearest(name, table)!r}"
+            )
     if len(set(names)) < len(names):
         raise ValueError(f"observation must name each {what} once, got {tuple(names)}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ import numpy as np
 from hedgerl.envs.task import Task
 from hedgerl.envs.transition import Rollout
 from hedgerl.execution.costs import clip, total
-from hedgerl.pricing._checks import finite, in_interval, non_negative, positive
+from hedgerl.pricing._checks import finite, in_interval, nearest, non_negative, positive
+from hedgerl.sim.backend import to_numpy
 
 Array = Any
 
@@ -103,8 +103,9 @@ class Reward:
             finite("threshold", self.threshold)
         for name, weight in self.weights.items():
             if name not in TERMS:
-                close = difflib.get_close_matches(str(name), TERMS, n=1, cutoff=0.0)
-                raise ValueError(f"weights must name known terms, got {name!r}; the nearest is {close[0]!r}")
+                raise ValueError(
+                    f"weights must name known terms, got {name!r}; the nearest is {nearest(name, TERMS)!r}"
+                )
             non_negative(f"weights[{name!r}]", weight)
 
     @property
@@ -276,7 +277,7 @@ class Judge:
         return (self.opening - self.rollout.wealth) * self.per_money
 
     def _learn(self) -> None:
-        self.moments.learn(to_host(self.losses()), self.config)
+        self.moments.learn(to_numpy(self.losses()), self.config)
 
 
 _VOLATILITY = 0.2  # of a usual step, per square root of a year
@@ -413,10 +414,3 @@ TERMS: dict[str, Term] = {
     "mean_std": _mean_std,
 }
 _TERMINAL = frozenset({"tail_loss", "terminal_exposure", "entropic", "mean_std"})  # 0 before the last step
-
-
-def to_host(array: Any) -> np.ndarray:
-    """The array as NumPy's."""
-    if hasattr(array, "get"):
-        return array.get()
-    return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)

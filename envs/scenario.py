@@ -163,14 +163,11 @@ def contracts(market: AnyMarket, listings: Sequence[Listing], wanted: Sequence[A
         settles[end, column] = abs(expiry - times[end]) < 1e-9
         replaced[end, column] = True
 
-    slope = getattr(market, "volatility_slope", None)  # history has none
-
     def slopes() -> Array:
-        assert slope is not None
         result = xp.zeros(shape, dtype=xp.float64)
         for column, (start, end, expiry) in lives:
             for step in range(start, end):
-                result[step, column] = slope(expiry, step)
+                result[step, column] = market.volatility_slope(expiry, step)
         return xp.permute_dims(result, (0, 2, 1))
 
     return Contracts(
@@ -179,7 +176,7 @@ def contracts(market: AnyMarket, listings: Sequence[Listing], wanted: Sequence[A
         alive=alive,
         settles=settles,
         replaced=replaced,
-        slopes=None if slope is None else slopes,
+        slopes=slopes,
         **{name: xp.permute_dims(values, (0, 2, 1)) for name, values in rows.items()},
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +11,12 @@ import numpy as np
 from hedgerl.envs.action import Action
 from hedgerl.envs.environment import Environment
 from hedgerl.envs.observation import Flat, Prepared, Raw, n_liabilities
-from hedgerl.envs.reward import Reward, to_host
+from hedgerl.envs.reward import Reward
 from hedgerl.envs.scenario import Scenario
 from hedgerl.envs.task import TASKS, Task
+from hedgerl.pricing._checks import nearest
+from hedgerl.sim.backend import to_numpy
+from hedgerl.sim.noise import drawn_seed
 
 _MARKS = 12 << 20  # in a block at most
 _PATHS = (256, 1024, 12288)  # in a block at least, and at most for a handful of environments and for more
@@ -56,10 +58,10 @@ class Supply:
         return self._scenario.part(first, self._next), self._prepared.part(first, self._next)
 
     def _draw(self) -> None:
-        seed = int(self._seeds.spawn(1)[0].generate_state(1, np.uint64)[0] >> np.uint64(1))
+        seed = drawn_seed(self._seeds.spawn(1)[0])
         scenario = self.environment.task.scenario(self.block, seed)
         if not isinstance(scenario.spot, np.ndarray):
-            scenario = scenario.mapped(to_host)
+            scenario = scenario.mapped(to_numpy)
         self._scenario, self._next = scenario, 0
         scenario.known()  # once for all batches
         self._prepared = self.environment.prepare(scenario)
@@ -78,8 +80,7 @@ def configured(name: str, overrides: Mapping[str, Any]) -> Interface:
     known = [*fields, "observation", "action", "reward"]
     for key in overrides:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise ValueError(f"{key} is not known to {name}; the nearest name is {close[0]}")
+            raise ValueError(f"{key} is not known to {name}; the nearest name is {nearest(key, known)}")
     values = dict(overrides)
     observation, action, reward = (values.pop(key, None) for key in ("observation", "action", "reward"))
     if isinstance(reward, Mapping):
@@ -95,6 +96,5 @@ def _from_mapping(kind: Any, what: str, values: Mapping[str, Any]) -> Any:
     known = [item.name for item in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise ValueError(f"{what} has no field {key}; the nearest name is {close[0]}")
+            raise ValueError(f"{what} has no field {key}; the nearest name is {nearest(key, known)}")
     return kind(**values)

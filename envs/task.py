@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from hedgerl.data.volatility import TRADING_DAYS
 from hedgerl.envs.scenario import Listing, Scenario, scenario
 from hedgerl.envs.transition import Execution, Limits
 from hedgerl.execution import Commission, HalfSpread
@@ -18,7 +19,6 @@ from hedgerl.sim.backend import namespace
 from hedgerl.sim.market import AnyMarket
 from hedgerl.sim.noise import entropy, generator
 
-TRADING_DAYS = 252  # a year
 MONTH = 21 / TRADING_DAYS  # years
 
 

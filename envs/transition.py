@@ -18,9 +18,6 @@ from hedgerl.pricing._checks import finite, non_negative
 
 Array = Any
 
-COST_LINES = ("commission", "proportional", "spread", "impact")
-FUNDING_LINES = ("interest", "margin", "dividends", "borrow")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -96,7 +93,8 @@ class Record:
     @property
     def costs(self) -> dict[str, Array]:
         """Trading costs by line, (n_steps + 1, n), positive."""
-        return {line: -flow for line, flow in self.flows.items() if line in COST_LINES}
+        lines = {cost.line for cost in self.execution.costs}
+        return {line: -flow for line, flow in self.flows.items() if line in lines}
 
     @property
     def total_cost(self) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hedgerl.envs.environment import Environment
 from hedgerl.envs.gym import ENVIRONMENTS
 from hedgerl.envs.supply import Supply, configured
-from hedgerl.pricing._checks import whole_number
+from hedgerl.pricing._checks import nearest, whole_number
 
 Array = Any
 
@@ -143,7 +142,8 @@ def make_vec(id: str, num_envs: int, *, block: int | None = None, **overrides: A
     (4, 11)
     """
     if id not in ENVIRONMENTS:
-        close = difflib.get_close_matches(str(id), ENVIRONMENTS, n=1, cutoff=0.0)
-        raise ValueError(f"id must be one of {', '.join(ENVIRONMENTS)}, got {id!r}; the nearest is {close[0]!r}")
+        raise ValueError(
+            f"id must be one of {', '.join(ENVIRONMENTS)}, got {id!r}; the nearest is {nearest(id, ENVIRONMENTS)!r}"
+        )
     task, observation, action, reward = configured(ENVIRONMENTS[id].task_name, overrides)
     return HedgingVecEnv(Environment(task, observation, action, reward), num_envs, block=block)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,16 +97,9 @@ class Plan:
 
 def plan(config: BacktestConfig) -> Plan:
     """The tasks and hedges that a configuration names. Raises ValueError for what it cannot mean."""
-    execution = hydra.utils.instantiate(config.execution, _convert_="all")
-    if not isinstance(execution, Execution):
-        raise ValueError(f"execution must name one of conf/execution, got {config.execution}")
-    if "_target_" not in (config.task or ()):
-        raise ValueError(f"task must name one of conf/task, got {config.task}")
-    make = hydra.utils.instantiate(config.task, _partial_=True, _convert_="all")
-    tasks: dict[str, Task] = {
-        label: make(market=market, execution=execution) for label, market in markets(config.market).items()
-    }
-    tasks |= history(config.data, make, execution, config.every)
+    make = maker(config.task, config.execution)
+    tasks = {label: make(market=market) for label, market in markets(config.market).items()}
+    tasks |= history(config.data, make, config.every)
     if not tasks:
         raise ValueError("market and data must name at least one market between them, got none")
     hedges = [hedge(entry) for entry in config.baselines]
@@ -136,14 +130,24 @@ def plan(config: BacktestConfig) -> Plan:
     return Plan(tasks, hedges, agents)
 
 
-def history(data: Any, make: Any, execution: Execution, every: int) -> dict[str, Task]:
+def maker(task: Any, execution: Any) -> Callable[..., Task]:
+    """What makes the configured task, at the configured costs, given a market."""
+    costs = hydra.utils.instantiate(execution, _convert_="all")
+    if not isinstance(costs, Execution):
+        raise ValueError(f"execution must name one of conf/execution, got {execution}")
+    if "_target_" not in (task or ()):
+        raise ValueError(f"task must name one of conf/task, got {task}")
+    return partial(hydra.utils.instantiate(task, _partial_=True, _convert_="all"), execution=costs)
+
+
+def history(data: Any, make: Callable[..., Task], every: int) -> dict[str, Task]:
     """Label -> the task that `make` makes on that history; empty where `data` names none."""
     if not data:
         return {}
     series = hydra.utils.instantiate(data, _convert_="all")
     if not isinstance(series, History):
         raise ValueError(f"data must name one of conf/data, got {data}")
-    task: Task = make(market=series, execution=execution)
+    task = make(market=series)
     series.starts(task.n_steps, every=every)  # raises where the series is too short
     return {str(series.name): task}
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import hydra.utils
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -38,11 +37,11 @@ from hedgerl.agents.curriculum import Curriculum
 from hedgerl.agents.marks import GreekMarks
 from hedgerl.agents.networks import PolicyModule, build
 from hedgerl.baselines import TunedBand, baseline
-from hedgerl.envs import Action, Environment, Execution, Flat, Reward, Task
+from hedgerl.envs import Action, Environment, Flat, Reward, Task
 from hedgerl.evaluation import Study, compare
 from hedgerl.pricing._checks import positive, whole_number
 from hedgerl.report import table, write_report
-from hedgerl.sim.noise import entropy, seed_sequence
+from hedgerl.sim.noise import drawn_seed, entropy, seed_sequence
 from hedgerl.training import board, checkpoint, learners
 from hedgerl.training.fixed_paths import Acting, FixedPaths, Goal, paired_intervals
 from hedgerl.training.settings import (
@@ -154,7 +153,6 @@ class Plan:
 
     def setting(self, config: TrainConfig, stage: int) -> learners.Setting:
         """What a learner of that stage is told."""
-        drawn = seed_sequence(self.seed, "training", stage).generate_state(1, "uint64")[0]
         money = self.objective.in_money(self.task)
         return learners.Setting(
             task=self.stages[stage],
@@ -163,7 +161,7 @@ class Plan:
             action=self.action,
             reward=self.reward,
             objective=(money.name, money.level),
-            seed=int(drawn >> 1),
+            seed=drawn_seed(seed_sequence(self.seed, "training", stage)),
             stage=stage,
             iterations=config.agent.iterations,
             device=self.device,
@@ -179,16 +177,11 @@ def plan(config: TrainConfig) -> Plan:
     if len(markets) != 1:
         raise ValueError(f"market must name one model to train in, got {', '.join(markets) or 'none'}")
     ((label, market),) = markets.items()
-    execution = hydra.utils.instantiate(config.execution, _convert_="all")
-    if not isinstance(execution, Execution):
-        raise ValueError(f"execution must name one of conf/execution, got {config.execution}")
-    if "_target_" not in (config.task or ()):
-        raise ValueError(f"task must name one of conf/task, got {config.task}")
-    make = hydra.utils.instantiate(config.task, _partial_=True, _convert_="all")
-    task: Task = make(market=market, execution=execution)
+    make = backtest.maker(config.task, config.execution)
+    task = make(market=market)
     curriculum = config.curriculum.made()
     stages = tuple(curriculum.task(task, stage) for stage in range(curriculum.stages + 1))
-    history = backtest.history(config.data, make, execution, config.every)
+    history = backtest.history(config.data, make, config.every)
     reward = Reward(**dataclasses.asdict(config.reward))
     name = config.objective.name
     objective = Goal(OBJECTIVE_OF_LOSS[reward.loss] if name == "auto" else name, _parameter(config, reward))
@@ -236,9 +229,10 @@ def _parameter(config: TrainConfig, reward: Reward) -> float | None:
     if reward.loss == "mean_std":
         return reward.aversion("mean_std")
     if reward.loss == "entropic":  # from a millionth of the notional to a hundredth
-        scale = 1.0 if reward.scale is None else float(reward.scale)
         if reward.scale is not None:
-            raise ValueError(f"objective must be given with its parameter where reward.scale is, got scale = {scale}")
+            raise ValueError(
+                f"objective must be given with its parameter where reward.scale is, got scale = {float(reward.scale)}"
+            )
         return reward.aversion("entropic") * 1e4
     return None
 

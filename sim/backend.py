@@ -77,8 +77,10 @@ def is_numpy(xp: ModuleType) -> bool:
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """The array on the host, without a copy where it is there already."""
-    return array.get() if hasattr(array, "get") else np.asarray(array)
+    """The array, of NumPy, CuPy or torch, on the host, without a copy where it is there already."""
+    if hasattr(array, "get"):
+        return array.get()
+    return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
 
 
 class Workspace:

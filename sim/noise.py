@@ -37,6 +37,11 @@ def seed_sequence(seed: int, name: str, *index: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed, spawn_key=(zlib.crc32(name.encode()), *index))
 
 
+def drawn_seed(sequence: np.random.SeedSequence) -> int:
+    """A whole number of 63 bits from a sequence: the seed of a simulation of its own."""
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 def generator(seed: int, name: str, *index: int) -> np.random.Generator:
     """A PCG64 generator on the named stream."""
     return np.random.Generator(np.random.PCG64(seed_sequence(seed, name, *index)))

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import arch.data.sp500
 import arch.data.vix
 import numpy as np
 
 from hedgerl.data.daily import DailySeries
-from hedgerl.data.volatility import TRADING_DAYS, ewma_volatility
-
-__all__ = ["TRADING_DAYS", "DailyCloses", "ewma_volatility", "load", "sp500_series"]
 
 
 def sp500_series(vix: bool = False) -> DailySeries:
@@ -30,17 +25,3 @@ def sp500_series(vix: bool = False) -> DailySeries:
         quoted = index.loc[frame.index].to_numpy(dtype=np.float64)
     prices = {field.lower(): frame[field].to_numpy(dtype=np.float64) for field in ("Close", "Open", "High", "Low")}
     return DailySeries("S&P 500", frame.index.to_numpy().astype("datetime64[D]"), **prices, vix=quoted)
-
-
-@dataclass(frozen=True)
-class DailyCloses:
-    """Closing levels of an index, oldest first."""
-
-    dates: np.ndarray  # (n_days,), datetime64[D]
-    closes: np.ndarray  # (n_days,), float64; without dividends
-
-
-def load() -> DailyCloses:
-    """The dates and closes of `sp500_series`."""
-    series = sp500_series()
-    return DailyCloses(dates=series.dates, closes=series.close)

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from hedgerl.envs.scenario import Contracts, Scenario
-from hedgerl.envs.transition import FUNDING_LINES, Record
+from hedgerl.envs.transition import Record
 from hedgerl.evaluation.result import POSITION_TERMS, TERMS
+from hedgerl.execution.funding import LINES
 from hedgerl.pricing import black_scholes, implied_volatility
 
 Terms = dict[str, np.ndarray]  # of `POSITION_TERMS`
@@ -87,7 +88,7 @@ def attribute(record: Record, expansion: Expansion | None = None) -> dict[str, d
     expansion = Expansion(record.scenario) if expansion is None else expansion
     liability, hedge = expansion.liability, expansion.hedge(record)
     carry = np.zeros_like(record.pnl)
-    for line in FUNDING_LINES:
+    for line in LINES:
         if line in record.flows:
             carry = carry + record.flows[line].sum(axis=0)
     net = {name: liability[name] + hedge[name] for name in POSITION_TERMS}

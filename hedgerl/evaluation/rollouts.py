@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,8 @@ import pandas as pd
 
 from hedgerl.baselines.base import Policy
 from hedgerl.envs.action import Action
-from hedgerl.envs.observation import Raw, observed_as
+from hedgerl.envs.gym import ENVIRONMENTS
+from hedgerl.envs.observation import Raw, n_liabilities, observed_as
 from hedgerl.envs.scenario import Scenario
 from hedgerl.envs.task import TASKS, OptionBook, Task
 from hedgerl.envs.transition import Record, Rollout
@@ -21,10 +21,10 @@ from hedgerl.evaluation.bootstrap import paired_differences
 from hedgerl.evaluation.comparison import Comparison
 from hedgerl.evaluation.metrics import measure
 from hedgerl.evaluation.result import Kind, Result
-from hedgerl.pricing._checks import finite, positive, whole_number
+from hedgerl.pricing._checks import finite, nearest, positive, whole_number
 from hedgerl.risk import max_drawdown, pain_index, ulcer_index
 from hedgerl.sim.backend import to_numpy
-from hedgerl.sim.noise import entropy, seed_sequence
+from hedgerl.sim.noise import drawn_seed, entropy, seed_sequence
 
 DEFAULT_PATHS = 10_000
 MOST_PATHS = 4096  # of a chunk
@@ -156,11 +156,13 @@ def task_of(task: Task | str) -> Task:
     """The task itself, or the one of an environment's id as it is. Raises ValueError for an id that is not known."""
     if isinstance(task, Task):
         return task
-    ids = {f"hedgerl/{name}-v0": kind for name, kind in TASKS.items()}
-    if task in ids or task in TASKS:
-        return ids[task]() if task in ids else TASKS[task]()
-    close = difflib.get_close_matches(str(task), ids, n=1, cutoff=0.0)
-    raise ValueError(f"task must be a Task or one of {', '.join(ids)}, got {task!r}; the nearest is {close[0]!r}")
+    name = ENVIRONMENTS[task].task_name if task in ENVIRONMENTS else task
+    if name in TASKS:
+        return TASKS[name]()
+    raise ValueError(
+        f"task must be a Task or one of {', '.join(ENVIRONMENTS)}, got {task!r}; the nearest is "
+        f"{nearest(task, ENVIRONMENTS)!r}"
+    )
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class _Plan:
     def scenarios(self) -> Iterator[Scenario]:
         for index, first in enumerate(range(0, self.n, self.chunk)):
             stop = min(first + self.chunk, self.n)
-            drawn = int(seed_sequence(self.seed, "evaluation", index).generate_state(1, np.uint64)[0] >> np.uint64(1))
+            drawn = drawn_seed(seed_sequence(self.seed, "evaluation", index))
             if self.starts is None:
                 made = self.task.scenario(stop - first, drawn)
             else:
@@ -203,7 +205,7 @@ def default_chunk(task: Task) -> int:
     """Paths of a task that are held at a time: a power of two, at most 4,096."""
     columns = len(task.instruments) + 1
     if isinstance(task, OptionBook):
-        columns += len(task.portfolio) + (task.n_steps if task.arrivals else 0)
+        columns += n_liabilities(task)
     fit = _CELLS // ((task.n_steps + 1) * columns)
     return min(MOST_PATHS, max(128, 1 << max(0, fit.bit_length() - 1)))
 

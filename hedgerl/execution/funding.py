@@ -12,6 +12,8 @@ from hedgerl.pricing._checks import finite, non_negative
 
 Array = Any
 
+LINES = ("interest", "margin", "dividends", "borrow")  # of the ledger
+
 
 @dataclass(frozen=True, kw_only=True)
 class Funding:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -43,3 +45,8 @@ def whole_number(name: str, value: Any, *, minimum: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
     return int(value)
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """The known name most like a mistaken one, for an error to offer; `known` must not be empty."""
+    return difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)[0]

@@ -18,7 +18,7 @@ from hedgerl.envs.reward import Judge, Moments
 from hedgerl.evaluation.bootstrap import resamples
 from hedgerl.evaluation.rollouts import default_chunk, interface_of
 from hedgerl.sim.backend import to_numpy
-from hedgerl.sim.noise import seed_sequence
+from hedgerl.sim.noise import drawn_seed, seed_sequence
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class FixedPaths:
         chunk = default_chunk(task)
         self._parts: list[Scenario] = []
         for index, first in enumerate(range(0, n_paths, chunk)):
-            drawn = int(seed_sequence(seed, name, index).generate_state(1, np.uint64)[0] >> np.uint64(1))
+            drawn = drawn_seed(seed_sequence(seed, name, index))
             made = task.scenario(min(chunk, n_paths - first), drawn)
             self._parts.append(made if isinstance(made.spot, np.ndarray) else made.mapped(to_numpy))
         self._network: tuple[Any, list[Prepared]] | None = None  # the last network's observation, prepared
