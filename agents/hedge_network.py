@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hedgerl.agents.networks import NETWORKS, Normaliser, PolicyModule, layers
-from hedgerl.envs.action import Action
+from hedgerl.envs.action import Action, neutral_change
 from hedgerl.envs.observation import FEATURES, Flat
 from hedgerl.envs.task import OptionBook, ShortOption, SpyOverlay, Task
 
 HEADS = ("band", "plain")
 CENTRES = ("delta", "net", "zero")  # of the underlying
 OPTION_CENTRES = ("zero", "gamma", "neutral")
-_DAMPING = {"gamma": 1e-4, "neutral": 1e-6}  # of squared Greeks, where the options have little of them
+_DAMPING = 1e-4  # of squared gammas, where the options have little of them
 _HALF_WIDTH = 0.03  # in sizes, of a fresh network's bands
 _FREE = 4.0  # sizes, in shares or contracts, that an action of 1 trades where there is no limit
 
@@ -308,22 +308,13 @@ class HedgeNetwork(PolicyModule):
     def _option_centre(self, observation: Tensor, held: Tensor) -> Tensor | float:
         if self._options == "zero":
             return 0.0
-        damping = _DAMPING[self._options]
         gamma = observation[:, self._columns["hedge_gamma"]]
         if self._options == "gamma":
             owed = observation[:, self._columns["liability_gamma"]]
-            return -owed * gamma / ((gamma * gamma).sum(-1, keepdim=True) + damping)
+            return -owed * gamma / ((gamma * gamma).sum(-1, keepdim=True) + _DAMPING)
         delta = observation[:, self._columns["hedge_delta"]]
-        net_delta = observation[:, self._columns["net_delta"]]
-        net_gamma = observation[:, self._columns["net_gamma"]]
-        # -A' (A A' + damping)^-1 (net delta, net gamma), A the two rows of the options' Greeks
-        dd = (delta * delta).sum(-1, keepdim=True) + damping
-        gg = (gamma * gamma).sum(-1, keepdim=True) + damping
-        dg = (delta * gamma).sum(-1, keepdim=True)
-        determinant = dd * gg - dg * dg
-        by_delta = (gg * net_delta - dg * net_gamma) / determinant
-        by_gamma = (dd * net_gamma - dg * net_delta) / determinant
-        return held - delta * by_delta - gamma * by_gamma
+        net_delta, net_gamma = (observation[:, self._columns[name]][:, 0] for name in ("net_delta", "net_gamma"))
+        return held + neutral_change(delta, gamma, net_delta, net_gamma)
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,17 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from gymnasium import spaces
 
+from hedgerl.envs.observation import curvature
 from hedgerl.envs.scenario import Scenario
 from hedgerl.envs.task import SpyOverlay, Task
 from hedgerl.envs.transition import Rollout
-from hedgerl.execution.costs import clip
+from hedgerl.execution.costs import clip, total
 from hedgerl.pricing._checks import positive
 
 Array = Any
 Target = Callable[[Array, Rollout], Array]
 
+_DAMPING = 1e-6  # of squared Greeks
 KINDS = ("target", "coverage", "trade", "band", "discrete", "holdings")
 
 
@@ -39,24 +41,28 @@ class Action:
     holdings  Box(-inf, inf, (k,))    a
     ========  ======================  ==============================================================================
 
-    The base of a band is minus the liabilities' delta for the underlying and 0 for options, so that an action of 0 is
-    a band around the delta hedge, and one that stays the same a hedge that trades only at its band's edges: no noise
-    or error of a network's is paid for within it.
+    The base of a band is 0 for options, and for the underlying minus the delta of the liabilities and of the options as
+    they will be held; where the underlying is not traded, what is held and its `neutral_change`. An action of 0 is a
+    band around the model's hedge, and one that stays the same a hedge that trades only at its band's edges, so that no
+    noise or error of a network's is paid for within it.
 
     An action beyond a bounded space is clipped to it. What the limits of the task cut is cut after that.
 
-    scale: shares of the underlying, contracts of options; None: for "target" 1.5 times the task's size (1.5 times the
-    size in shares for options, too), for "band" half of it (likewise), for "trade" and "discrete" the most that the
-    limits let be traded in a step, or a quarter of the task's size where there is none.
+    scale: shares of the underlying, contracts of options, one number or one for each instrument; None: for "target" 1.5
+    times the task's size (1.5 times the size in shares for options, too), for "band" half of it, and twice it for
+    options beside the underlying, for "trade" and "discrete" the most that the limits let be traded in a step, or a
+    quarter of the task's size where there is none.
     """
 
     kind: str = "target"
-    scale: float | None = None
+    scale: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"action must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        if self.scale is not None:
+        if isinstance(self.scale, Sequence):
+            object.__setattr__(self, "scale", tuple(positive("scale", each) for each in self.scale))
+        elif self.scale is not None:
             positive("scale", self.scale)
 
     @classmethod
@@ -79,6 +85,8 @@ class Action:
             if task.instruments[:1] != ("underlying",):
                 raise ValueError(f"action 'coverage' needs a task that trades the underlying, got {task.name}")
             return spaces.Box(-2.0, 2.0, (1,), np.float32)
+        if isinstance(self.scale, tuple) and len(self.scale) != k:
+            raise ValueError(f"scale must be one number or one for each of {k} instruments, got {self.scale}")
         if self.kind == "holdings":
             return spaces.Box(-np.inf, np.inf, (k,), np.float64)
         return spaces.Box(-1.0, 1.0, (2 * k if self.kind == "band" else k,), np.float32)
@@ -108,15 +116,29 @@ class Action:
             return covered
 
         if self.kind == "band":
-            first = scenario._array(np.arange(k) == 0) * float(scenario.trades_underlying)
-            base = -scenario.liability_delta[:, :, None] * first  # (n_steps + 1, n, k)
+            first = int(scenario.trades_underlying)
+            unit = curvature(scenario)
+
+            def into(held: Array, centre: Array, width: Array) -> Array:
+                away = held - centre
+                return centre + 0.5 * (abs(away + width) - abs(away - width))  # away, clipped to the width
 
             def banded(action: Array, rollout: Rollout) -> Array:
                 given = clip(convert(action), -1.0, 1.0)
-                centre = base[rollout.step] + given[:, :k] * scale
+                centre = given[:, :k] * scale
                 width = (0.5 + 0.5 * given[:, k:]) * scale
-                away = rollout.holdings - centre
-                return centre + 0.5 * (abs(away + width) - abs(away - width))  # away, clipped to the width
+                held, step = rollout.holdings, rollout.step
+                delta = _owed(rollout, "delta")
+                if not first:
+                    by_delta, by_gamma = scenario.hedges.delta[step], scenario.hedges.gamma[step] * unit[step][:, None]
+                    delta = delta + total(held * by_delta)
+                    gamma = _owed(rollout, "gamma") * unit[step] + total(held * by_gamma)
+                    return into(held, held + centre + neutral_change(by_delta, by_gamma, delta, gamma), width)
+                wanted = into(held[:, first:], centre[:, first:], width[:, first:])
+                if k > 1:
+                    delta = delta + total(wanted * scenario.hedges.delta[step])
+                own = into(held[:, :1], centre[:, :1] - delta[:, None], width[:, :1])
+                return own if k == 1 else xp.concat([own, wanted], axis=1)
 
             return banded
 
@@ -130,11 +152,35 @@ class Action:
         """Shares that an action of one stands for, (k,)."""
         multiplier = scenario.multiplier
         if self.scale is not None:
-            return self.scale * multiplier
-        if self.kind in ("target", "band"):
-            return (1.5 if self.kind == "target" else 0.5) * task.size * np.ones_like(multiplier)
+            return np.asarray(self.scale, dtype=np.float64) * multiplier
+        if self.kind == "target":
+            return 1.5 * task.size * np.ones_like(multiplier)
+        if self.kind == "band":
+            beside = scenario.trades_underlying * (np.arange(multiplier.size) > 0)
+            return np.where(beside, 2.0, 0.5) * task.size
         most = task.execution.limits.trade
         return 0.25 * task.size * np.ones_like(multiplier) if most is None else most * multiplier
+
+
+def neutral_change(delta: Array, gamma: Array, net_delta: Array, net_gamma: Array) -> Array:
+    """The least change of option holdings (n, k) that makes a book neutral in delta and gamma, in the least squares
+    sense where options have little of either.
+
+    delta, gamma (n, k) of a share of each option, gammas times `curvature`; net_delta, net_gamma (n,) of the book with
+    what is held. A call and a put of one strike become a synthetic forward, and stay so.
+    """
+    dd, gg, dg = total(delta * delta) + _DAMPING, total(gamma * gamma) + _DAMPING, total(delta * gamma)
+    determinant = dd * gg - dg * dg  # -A' (A A' + damping)^-1 (net delta, net gamma), A the two rows of Greeks
+    by_delta = (dg * net_gamma - gg * net_delta) / determinant
+    by_gamma = (dg * net_delta - dd * net_gamma) / determinant
+    return delta * by_delta[:, None] + gamma * by_gamma[:, None]
+
+
+def _owed(rollout: Rollout, name: str) -> Array:
+    """A Greek of what can no longer be chosen: the liabilities and the contracts that were kept, (n,)."""
+    greek = getattr(rollout.scenario, f"liability_{name}")[rollout.step]
+    kept = rollout.kept_greek(name)
+    return greek if kept is None else greek + kept
 
 
 def _converter(scenario: Scenario, shape: tuple[int, ...], kind: str) -> Callable[[Array], Array]:

@@ -300,7 +300,7 @@ def _reach(of: Scenario) -> Array:
     return of.spot * (VOLATILITY * float(of.times[-1]) ** 0.5)
 
 
-def _curvature(of: Scenario) -> Array:
+def curvature(of: Scenario) -> Array:
     """dS^2 of a step at `VOLATILITY`: gamma times it is of the order of the change of a P&L, over S."""
     return of.spot * (VOLATILITY * _root_step(of))
 
@@ -392,7 +392,7 @@ FEATURES: dict[str, Feature] = {
     "liability_gamma": Feature(
         "path",
         "gamma S 0.2 sqrt(dt) / size: change of delta in a usual step",
-        along=lambda s, task: s.liability_gamma * _curvature(s) / task.size,
+        along=lambda s, task: s.liability_gamma * curvature(s) / task.size,
     ),
     "liability_vega": Feature(
         "path",
@@ -426,7 +426,7 @@ FEATURES: dict[str, Feature] = {
     ),
     "hedge_delta": Feature("option", "delta of a share", along=lambda s, task: s.hedges.delta),
     "hedge_gamma": Feature(
-        "option", "gamma S 0.2 sqrt(dt)", along=lambda s, task: s.hedges.gamma * _curvature(s)[:, :, None]
+        "option", "gamma S 0.2 sqrt(dt)", along=lambda s, task: s.hedges.gamma * curvature(s)[:, :, None]
     ),
     "hedge_vega": Feature(
         "option",
@@ -438,7 +438,7 @@ FEATURES: dict[str, Feature] = {
     "net_delta": Feature(
         "path", "delta of liabilities and holdings / size", now=_net("delta", lambda s: 1.0 + 0.0 * s.spot)
     ),
-    "net_gamma": Feature("path", "their gamma x S 0.2 sqrt(dt) / size", now=_net("gamma", _curvature)),
+    "net_gamma": Feature("path", "their gamma x S 0.2 sqrt(dt) / size", now=_net("gamma", curvature)),
     "net_vega": Feature(
         "path", "their vega / (size S sqrt(T))", now=_net("vega", lambda s: 1.0 / (s.spot * float(s.times[-1]) ** 0.5))
     ),

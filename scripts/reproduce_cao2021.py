@@ -1,8 +1,9 @@
 """Prints hedges of Cao, Chen, Hull & Poulos (2021), tables 1 and 2, one-month options, beside the published rows.
 
-    .venv/bin/python scripts/reproduce_cao2021.py                    # a few minutes on two cores
+    .venv/bin/python scripts/reproduce_cao2021.py                    # a few minutes
     .venv/bin/python scripts/reproduce_cao2021.py --n-paths 20000 --iterations 100
     .venv/bin/python scripts/reproduce_cao2021.py --iterations 0     # without deep hedging
+    .venv/bin/python scripts/reproduce_cao2021.py --ppo-lstm 250 --sac 800    # and these in the daily case: 15 minutes
 
 A call on 1 share is sold: S = K = 100, mu = 5 %, r = q = 0, sigma = 20 %, 20 days of 1/250; stock costs 1 % of what is
 traded, the first purchase and the final liquidation among them. The cost of hedging, -P&L, is in % of the premium;
@@ -33,11 +34,14 @@ from hedgerl.baselines import (
     WhalleyWilmott,
 )
 from hedgerl.baselines.tuned_band import rollout_pnl
-from hedgerl.envs import Execution, ShortOption
+from hedgerl.envs import Action, Execution, Reward, ShortOption
 from hedgerl.evaluation.rollouts import roll_out
 from hedgerl.execution import Proportional
 from hedgerl.risk import entropic_risk
 from hedgerl.sim import BlackScholes
+from hedgerl.training import learners
+from hedgerl.training.fixed_paths import Acting
+from hedgerl.training.settings import PPOLSTMConfig, SACConfig
 
 REFERENCE = {  # mean, sd, Y in % of the premium: published, and recomputed by programs that share nothing with hedgerl
     "weekly": {
@@ -106,6 +110,28 @@ def deep_hedge(
     return learner
 
 
+def learned_hedge(task: ShortOption, config: PPOLSTMConfig | SACConfig, seed: int) -> Acting:
+    """A policy of PPO-LSTM or SAC, trained on mean + C sd with the settings of conf/agent and the band action."""
+    began = time.time()
+    setting = learners.Setting(
+        task=task,
+        whole=task,
+        observation=None,
+        action=Action("band"),
+        reward=Reward(loss="mean_std", w=1.0, lam=0.0, risk_aversion=C),
+        objective=("mean_std", C),
+        seed=seed,
+        stage=0,
+        iterations=config.iterations,
+        device="cpu",
+    )
+    learner = learners.make(config, setting)
+    for iteration in range(config.iterations):
+        learner.iterate(iteration)
+    print(f"  trained {config.name}: {config.iterations} iterations in {time.time() - began:.0f} s")
+    return Acting(learner.module(), learner.interface)
+
+
 def main() -> None:
     """Prints both tables and the floors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,6 +139,8 @@ def main() -> None:
     parser.add_argument("--n-train", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--iterations", type=int, default=400, help="of deep hedging; 0: none")
+    parser.add_argument("--ppo-lstm", type=int, default=0, help="iterations of PPO-LSTM, daily; 0: none")
+    parser.add_argument("--sac", type=int, default=0, help="iterations of SAC, daily; 0: none")
     options = parser.parse_args()
     torch.set_num_threads(1)  # small matrices: more threads only wait for each other
     header = f"{'':34s}{'mean':>8s} {'(s.e.)':>7s}{'sd':>8s} {'(s.e.)':>7s}{'Y':>8s} {'(s.e.)':>7s}"
@@ -138,6 +166,13 @@ def main() -> None:
                 learner = deep_hedge(task, options.iterations, options.seed + 2, objective, parameter)
                 label = f"deep hedging, {objective} {parameter:g}"
                 pnls[label] = roll_out(learner.policy, task, scenario).pnl
+        agents: list[PPOLSTMConfig | SACConfig] = []
+        if name == "daily" and options.ppo_lstm:
+            agents.append(PPOLSTMConfig(iterations=options.ppo_lstm))
+        if name == "daily" and options.sac:
+            agents.append(SACConfig(iterations=options.sac))
+        for config in agents:
+            pnls[config.name] = roll_out(learned_hedge(task, config, options.seed + 3), task, scenario).pnl
         print(header)
         for label, pnl in pnls.items():
             policy = policies.get(label)

@@ -87,9 +87,10 @@ class SmileLibrary:
         driver, its residual and the spot) is a sum over Gauss-Hermite nodes.
         """
         model, fine, shaped = self.model, np.array(self.fine), self.model.curves_differ_in_shape
-        ahead, bins, next_bins = np.append(0.0, np.cumsum(steps[:-1])), Bins.of(steps), Bins.of(steps[1:])
+        ahead = np.append(0.0, np.cumsum(steps[:-1]))
         law, curves = model._law_and_curves(fine, 0, ahead, np.random.default_rng(0))  # no noise has entered yet
         known, random = model._known_log_curve(ahead), curves[0]
+        bins, next_bins = Bins.of(steps, known), Bins.of(steps[1:], known[1:])
         weights = law.weights(ahead)
         (driver, by_driver), (residual, by_residual), (spot, by_spot) = (_normal_nodes(size) for size in _NODES)
         loading = law.eta * steps[0] ** 0.5 * weights.average[:, :1]
@@ -97,8 +98,8 @@ class SmileLibrary:
         moved = random[1:, None] + loading * driver - 0.5 * loading**2
         moved = np.repeat(moved, residual.size, axis=1)  # (m - 1, driver and residual)
         moved[0] += np.tile(own * residual - 0.5 * own**2, driver.size)
-        curve = bins.log_average(known)[:, None] + bins.average(random[:, None])
-        next_curve = next_bins.log_average(known[1:])[:, None] + next_bins.average(moved)
+        curve = bins.known[:, None] + bins.average(random[:, None])
+        next_curve = next_bins.known[:, None] + next_bins.average(moved)
         next_smile = self._shared(1, steps[1:]) if steps.size > 2 else None  # the last step is lognormal
         probability = np.outer(np.outer(by_driver, by_residual), by_spot)
         shock = np.repeat(law.rho * driver[:, None] + (1.0 - law.rho**2) ** 0.5 * spot, residual.size, axis=0)
@@ -154,7 +155,9 @@ class SmileLibrary:
         key = (within, int(alike[0]), np.round(steps, 12).tobytes())
         if key not in self.shared:
             whole = alike.size == starts.size
-            self.shared[key] = self._interpolated(steps, starts, within) if whole else self._fit(steps, alike)
+            self.shared[key] = (
+                self._interpolated(steps, starts, within) if whole else self._fit(steps, alike, tied=True)
+            )
         return self.shared[key]
 
     def _alike(self, now: int, starts: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -162,9 +165,9 @@ class SmileLibrary:
 
         The features do not see where an event lies, so that each place of one needs a smile of its own.
         """
-        bins, ahead = Bins.of(steps), np.append(0.0, np.cumsum(steps[:-1]))
-        shapes = np.stack([bins.log_average(self.model._known_log_curve(self.fine[start] + ahead)) for start in starts])
-        shapes -= np.log(np.exp(shapes) @ bins.lengths / bins.lengths.sum())[:, None]
+        ahead = np.append(0.0, np.cumsum(steps[:-1]))
+        shapes = np.stack([self.model._known_log_curve(self.fine[start] + ahead) for start in starts])
+        shapes -= np.log(np.exp(shapes) @ steps)[:, None]
         left = np.arange(starts.size)
         while True:
             near = np.abs(shapes[left] - shapes[left[0]]).max(axis=1) <= _SAME_SHAPE
@@ -193,20 +196,27 @@ class SmileLibrary:
         below = above = _EVERY
         while above < number - 1e-6:
             below, above = above, int(np.ceil(above * _RATIO))
-        room = self._starts(np.full(above, steps[0]), within)
-        if number < _EVERY + 1e-6 or room.size < _STARTS or not np.allclose(steps[:-1], steps[0], rtol=1e-6, atol=0.0):
+        equal = np.allclose(steps[:-1], steps[0], rtol=1e-6, atol=0.0)
+        if number < _EVERY + 1e-6 or not equal or self._room(above, steps[0], within).size < _STARTS:
             return self._fit(steps, starts)
         share = float(np.log(number / below) / np.log(above / below))
         return blend(self._node(below, steps[0], within), self._node(above, steps[0], within), share)
 
+    def _room(self, number: int, length: float, within: bool) -> np.ndarray:
+        """The times to learn from a smile for a number of equal steps: where too few leave room for the expiry, the
+        first of all, from which it then lies beyond the simulation."""
+        steps = np.full(number, length)
+        starts = self._starts(steps, within)
+        return starts if starts.size >= _STARTS else self._starts(steps, False)[: _STARTS + 1]
+
     def _node(self, number: int, length: float, within: bool) -> Smile:
         key = (number, round(float(length), 12), within)
         if key not in self.nodes:
-            steps = np.full(number, length)
-            self.nodes[key] = self._fit(steps, self._starts(steps, within))
+            self.nodes[key] = self._fit(np.full(number, length), self._room(number, length, within))
         return self.nodes[key]
 
-    def _fit(self, steps: np.ndarray, starts: np.ndarray) -> Smile:
+    def _fit(self, steps: np.ndarray, starts: np.ndarray, tied: bool = False) -> Smile:
+        """tied: whether an event ahead has the same noise from wherever it is seen."""
         fine = np.array(self.fine)
         ahead = np.append(0.0, np.cumsum(steps[:-1]))
         if not self.features and starts.size > 1:
@@ -225,10 +235,11 @@ class SmileLibrary:
             # would be anybody's guess
             curves = curves + _LEVEL * rng.standard_normal((len(curves), 1))
             known = model._known_log_curve(fine[first] + ahead)
-            return Group(law, known, curves, np.array([drawn[name] for name in self.features]))
+            parameters = np.array([drawn[name] for name in self.features])
+            return Group(law, known, curves, parameters, int(starts[0]) if tied else 0)
 
         with single_threaded_blas():
-            return fit(steps, group, shaped=self.model.curves_differ_in_shape)
+            return fit(steps, group, shaped=self.model.curves_differ_in_shape, alone=tied)
 
 
 @lru_cache(maxsize=32)
@@ -263,8 +274,8 @@ class ForwardVarianceMarker(SmileMarker):
             volatility = xp.sqrt(paths.variance[step][part])
             return flat_smile(log_moneyness, volatility, 1.0)
         smile = self.library.smile(now, steps)
-        bins = Bins.of(steps)
         ahead = paths.grid.fine[now] + np.append(0.0, np.cumsum(steps[:-1]))
+        bins = Bins.of(steps, self.model._known_log_curve(ahead))
         curve = self.model._log_forward_curve(paths, step, ahead, bins, part)
         s, features = curve_features(xp, bins, curve, self.model.curves_differ_in_shape)
         if self.features:

@@ -35,9 +35,10 @@ from hedgerl.sim.smile import Smile, bent, otm_price, polynomials, straight, tot
 from hedgerl.sim.volterra import HybridWeights
 
 N_GROUPS = 512  # independent banks of noise
+_MANY = 100  # steps ahead beyond which there are twice as many: their wings are harder
 N_STATES = 4  # forward curves priced with each bank
 N_SAMPLES = 1024  # of the noise ahead in a bank, in antithetic pairs
-N_STRIKES = 10  # priced for each curve
+N_STRIKES = 16  # priced for each curve
 WIDER = 1.25  # standard deviation of the states that are learnt from, relative to those that paths visit
 MONEYNESS = 7.0  # |log(K / F)| / s that smiles are fitted up to
 BEND = 4.0  # of the moneyness in which smiles are polynomials, see `Smile`
@@ -46,9 +47,9 @@ _MISFIT = 0.01  # of g, what the polynomial itself may miss: it keeps noiseless 
 _SMOOTH = 1e-3  # ridge on what depends on the state, growing with the degree in x: else wings of rare states ripple
 _SINGLE_BINS = 8  # steps of the forward curve taken one at a time; further ones are averaged in growing bins
 _RANGE = float(bent(np, MONEYNESS, BEND)[0])
-_UP, _SPIKES = 1 / 8, 3 / 8  # shares of the samples whose driver is shifted, see `_tilt`
-_SHIFT = 1.5  # standard deviations that it is shifted by
-_ROUNDS = 4  # of Gauss-Newton
+_UP, _SPIKES = 1 / 4, 3 / 8  # shares of the samples whose driver is shifted, see `_tilt`
+_DRIFT, _LEAP, _FALL = 1.5, 3.0, 2.0  # standard deviations that it is shifted by
+_ROUNDS = 3  # of Gauss-Newton
 _SEED = 20160421  # smiles are a part of the model: the same for every user and run
 
 
@@ -67,38 +68,39 @@ class Group(NamedTuple):
     known: np.ndarray  # (m,): the part of log xi_j that no noise enters
     random: np.ndarray  # (N_STATES, m): the rest of it
     parameters: np.ndarray  # (n_perturbed,) what differs between laws
+    offset: int = 0  # step of the bank's noise from which on it is used
 
 
 @dataclass(frozen=True, eq=False)
 class Bins:
     """Groups of consecutive steps to expiry; the first holds the current step alone.
 
-    Over each, the known part of xi is averaged, and the logarithm of the random part.
+    Over each, the known part of xi is averaged, and the logarithm of the random part with the known one as its weight.
     """
 
     starts: np.ndarray  # (b,)
-    steps: np.ndarray  # (m,) years
     lengths: np.ndarray  # (b,) years
     middles: np.ndarray  # (b,) years from now
+    known: np.ndarray  # (b,) logarithm of the average of the known part
+    masses: np.ndarray  # (m,) known variance of each step
 
     @classmethod
-    def of(cls, steps: np.ndarray) -> Bins:
-        """Bins for steps of the given lengths in years, (m,)."""
+    def of(cls, steps: np.ndarray, known: np.ndarray) -> Bins:
+        """Bins for steps of the given lengths in years, with the logarithm of the known part of xi, each (m,)."""
         edges = [0]
         while edges[-1] < steps.size:
             width = 1 if edges[-1] < _SINGLE_BINS else max(1, edges[-1] // 4)
             edges.append(min(edges[-1] + width, steps.size))
         times = np.append(0.0, np.cumsum(steps))[edges]
-        return cls(np.array(edges[:-1]), steps, np.diff(times), 0.5 * (times[1:] + times[:-1]))
+        starts, lengths, masses = np.array(edges[:-1]), np.diff(times), np.exp(known) * steps
+        of_bins = np.add.reduceat(masses, starts)
+        return cls(starts, lengths, 0.5 * (times[1:] + times[:-1]), np.log(of_bins / lengths), masses)
 
     def average(self, rows: np.ndarray) -> np.ndarray:
-        """Averages in time over each bin along the first axis, (b, ...)."""
+        """Averages over each bin along the first axis, each step with its known variance as weight, (b, ...)."""
         shape = (-1, *(1,) * (rows.ndim - 1))
-        return np.add.reduceat(rows * self.steps.reshape(shape), self.starts, axis=0) / self.lengths.reshape(shape)
-
-    def log_average(self, log_curve: np.ndarray) -> np.ndarray:
-        """Logarithms of the averages over each bin of what log_curve (m,) is the logarithm of, (b,)."""
-        return np.log(self.average(np.exp(log_curve)))
+        of_bins = np.add.reduceat(self.masses, self.starts).reshape(shape)
+        return np.add.reduceat(rows * self.masses.reshape(shape), self.starts, axis=0) / of_bins
 
 
 def curve_features(xp: ModuleType, bins: Bins, log_curve: Array, shaped: bool) -> tuple[Array, Array]:
@@ -143,25 +145,27 @@ class Sums(NamedTuple):
     inner: np.ndarray  # (n, c, c) of c c'
 
 
-def fit(steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], *, shaped: bool) -> Smile:
+def fit(
+    steps: np.ndarray, groups: Callable[[int, np.random.Generator], Group], *, shaped: bool, alone: bool = False
+) -> Smile:
     """The smile for expiry after `steps` (years, (m,)), learnt from N_GROUPS groups of curves.
 
     groups: the group of a number, given a generator of its own. shaped: whether curves differ in more than level.
+    alone: whether no neighbouring smile shares its curves; it is then learnt from twice as many.
     """
-    bins = Bins.of(steps)
 
     def of_group(number: int) -> Sums:
         group = groups(number, generator(_SEED, "curves", number))
-        s, features = curve_features(
-            np, bins, bins.log_average(group.known)[:, None] + bins.average(group.random.T), shaped
-        )
+        bins = Bins.of(steps, group.known)
+        s, features = curve_features(np, bins, bins.known[:, None] + bins.average(group.random.T), shaped)
         if group.parameters.size:
             features = np.concatenate([features, np.repeat(group.parameters[:, None], s.size, axis=1)])
         places = (np.arange(N_STRIKES) + generator(_SEED, "strikes", number).random((s.size, N_STRIKES))) / N_STRIKES
         u = _RANGE * (2.0 * places - 1.0)
         return _price(number, steps, group, s, features, straight(u, BEND))
 
-    parts = [of_group(number) for number in range(N_GROUPS)]  # threads would wait for each other: the calls are short
+    n_groups = N_GROUPS * (2 if alone or steps.size > _MANY else 1)
+    parts = [of_group(number) for number in range(n_groups)]  # threads would wait for each other
     features = np.concatenate([part.features for part in parts], axis=1)
     joined = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in Sums._fields if name != "features"
@@ -176,7 +180,7 @@ def _price(number: int, steps: np.ndarray, group: Group, s: np.ndarray, features
     price itself among them, and the weights of the samples.
     """
     eta, rho, _ = group.law
-    growth, shocks, weight = _noise_ahead(number, steps, group.law)
+    growth, shocks, weight = _noise_ahead(number, steps, group)
     curves = np.exp(group.known + group.random)
     weighted = (curves * steps).astype(np.float32)
     integral = weighted @ growth
@@ -226,62 +230,77 @@ def _pairs(values: np.ndarray) -> np.ndarray:
     return 0.5 * (values[..., :half] + values[..., half:])
 
 
-def _noise_ahead(number: int, steps: np.ndarray, law: Law) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _noise_ahead(number: int, steps: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """E_j and sqrt(E_j) dW_j, each (m, N_SAMPLES) float32, and weights (N_SAMPLES,): antithetic in both halves.
 
-    Of a given bank the noise for fewer steps is the beginning of that for more: the errors of neighbouring smiles move
-    together, and their difference, which is what a hedger could earn, nearly cancels.
+    Of a given bank the noise for fewer steps is the beginning of that for more, or the end where it is tied to the
+    calendar by an `offset`: the errors of neighbouring smiles move together, and their difference, which is what a
+    hedger could earn, nearly cancels.
     """
-    m, half = steps.size, N_SAMPLES // 2
+    m, half, law = steps.size, N_SAMPLES // 2, group.law
     normals = np.empty((2, m, N_SAMPLES), dtype=np.float32)
     scratch = np.empty(CHUNK // 2, dtype=np.float32)
     rows = CHUNK // half  # whole chunks are drawn, so that the beginning does not depend on m
     for place, name in enumerate(("driver ahead", "residual ahead")):
-        drawn = np.empty((-(-m // rows) * rows, half), dtype=np.float32)
+        drawn = np.empty((-(-(group.offset + m) // rows) * rows, half), dtype=np.float32)
         fill_normals(generator(_SEED, name, number), drawn.reshape(-1), scratch)
-        normals[place, :, :half] = drawn[:m]
-        np.negative(drawn[:m], out=normals[place, :, half:])
+        normals[place, :, :half] = drawn[group.offset : group.offset + m]
+        np.negative(normals[place, :, :half], out=normals[place, :, half:])
     shocks, residual = normals
-    weight = _tilt(number, steps, shocks)
-    shocks *= np.sqrt(steps)[:, None].astype(np.float32)
+    weight = np.ones(N_SAMPLES, dtype=np.float32)
     growth = np.ones((m, N_SAMPLES), dtype=np.float32)
+    root = np.sqrt(steps)[:, None].astype(np.float32)
     if m > 1:
         weights = law.weights(np.append(0.0, np.cumsum(steps[:-1])))
-        ahead = weights.average.astype(np.float32) @ shocks[:-1]
+        own = np.stack([np.diagonal(weights.average) * np.sqrt(steps[:-1]), weights.residual])
+        weight = _tilt(number, group.offset, steps * np.exp(group.known), shocks, residual, own)
+        ahead = weights.average.astype(np.float32) @ (shocks[:-1] * root[:-1])
         ahead += weights.residual[:, None].astype(np.float32) * residual[:-1]
         ahead *= law.eta
         ahead -= (0.5 * law.eta**2 * weights.variance[:, None]).astype(np.float32)
         np.exp(ahead, out=growth[1:])
+    shocks *= root
     shocks *= np.sqrt(growth)
     return growth, shocks, weight
 
 
-def _tilt(number: int, steps: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Weights (N_SAMPLES,) of the bank's samples, after the driver's normals (m, N_SAMPLES) were shifted in some.
+def _tilt(
+    number: int, offset: int, masses: np.ndarray, driver: np.ndarray, residual: np.ndarray, own: np.ndarray
+) -> np.ndarray:
+    """Weights (N_SAMPLES,) of the bank's samples, after the normals (m, N_SAMPLES) of some were shifted.
 
     Far wings live on what plain samples hardly meet. Low strikes (rho < 0): a driver, and with it a variance, that goes
-    up all the way. High strikes: a variance that leaps up on one step and falls on the next, which lifts the spot. Each
-    has its share of the samples, and each sample the weight 1 / (mean likelihood ratio of all kinds), which is below 2.
-    The step of a sample's leap does not depend on m unless m passes a power of 2, for the reason in `_noise_ahead`.
+    up all the way. High strikes: a variance that leaps up on one step and a driver that falls on the next, which lifts
+    the spot. Each has its share of the samples, and each sample the weight 1 / (mean likelihood ratio of all kinds),
+    which is below 2.7. The larger a step's known variance, of `masses` (m,), the more often a leap comes before it; in
+    a flat curve its step does not depend on m unless m passes a power of 2, for the reason in `_noise_ahead`.
+
+    own: what a step's driver and residual add to Y at its end, (2, m - 1): the leap is the shortest for its height.
     """
-    m, size = normals.shape
+    m, size = driver.shape
     half = size // 2
-    if m == 1:
-        return np.ones(size, dtype=np.float32)
     up = int(_UP * half)
-    drift = (_SHIFT * np.sqrt(steps / steps.sum())).astype(np.float32)
-    leap = generator(_SEED, "leaps", number).integers(1 << 30, size=int(_SPIKES * half)) % (1 << (m - 2).bit_length())
+    drift = (_DRIFT * np.sqrt(masses / masses.sum())).astype(np.float32)
+    clock = np.cumsum(masses[1:] / np.median(masses[1:]))
+    place = generator(_SEED, "leaps", number).integers(1 << 30, size=int(_SPIKES * half))
+    place = (place - offset) % (1 << int(np.ceil(clock[-1]) - 1).bit_length())
+    leap = np.searchsorted(clock, place + 0.5)
     inside = np.flatnonzero(leap < m - 1)
     leap = leap[inside]
+    by_driver, by_residual = (_LEAP * own / np.hypot(*own)).astype(np.float32)
+    fall = np.float32(_FALL)
     for first in (0, half):
-        normals[:, first : first + up] += drift[:, None]
-        normals[leap, first + up + inside] += np.float32(_SHIFT)
-        normals[leap + 1, first + up + inside] -= np.float32(_SHIFT)
+        driver[:, first : first + up] += drift[:, None]
+        here = first + up + inside
+        driver[leap, here] += by_driver[leap]
+        residual[leap, here] += by_residual[leap]
+        driver[leap + 1, here] -= fall
     shares = (np.bincount(leap, minlength=m - 1) / half).astype(np.float32)
-    leapt = np.exp(np.float32(_SHIFT) * (normals[:-1] - normals[1:] - np.float32(_SHIFT)))
-    drifted = np.exp(drift @ normals - np.float32(0.5 * _SHIFT**2))
+    leapt = by_driver[:, None] * driver[:-1] + by_residual[:, None] * residual[: m - 1] - fall * driver[1:]
+    leapt -= np.float32(0.5 * (_LEAP**2 + _FALL**2))
+    drifted = np.exp(drift @ driver - np.float32(0.5 * _DRIFT**2))
     plain = np.float32(1.0 - (up + leap.size) / half)
-    return 1.0 / (plain + np.float32(up / half) * drifted + shares @ leapt)
+    return 1.0 / (plain + np.float32(up / half) * drifted + shares @ np.exp(leapt))
 
 
 def _controlled(sums: Sums) -> tuple[np.ndarray, np.ndarray]:

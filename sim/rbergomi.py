@@ -242,7 +242,8 @@ class RoughBergomi(Model):
         xp, spot = namespace(paths.spot), paths.spot[step]
         fine, now = paths.grid.fine, int(paths.grid.kept[step])
         steps = steps_to(fine, now, expiry_years)
-        bins, ahead = Bins.of(steps), fine[now] + np.append(0.0, np.cumsum(steps[:-1]))
+        ahead = fine[now] + np.append(0.0, np.cumsum(steps[:-1]))
+        bins = Bins.of(steps, self._known_log_curve(ahead))
         end = ahead[0] + float(np.diff(paths.times)[min(step, paths.n_steps - 1)])
 
         def loadings(hurst: float) -> np.ndarray:
@@ -292,7 +293,7 @@ class RoughBergomi(Model):
         curve = xp.empty((bins.starts.size, driver.shape[1]), dtype=driver.dtype)
         xp.log(paths.variance[step][part], out=curve[0])
         eta = paths.parameters["eta"][part] if "eta" in paths.parameters else self.eta
-        known = bins.log_average(self._known_log_curve(ahead))[1:, None]
+        known = bins.known[1:, None]
         if "forward_variance" in paths.parameters:
             level = paths.parameters["forward_variance"][part]
             curve[1:] = xp.log(level) - float(np.log(self.initial_curve(np.array([0.0]))[0]))

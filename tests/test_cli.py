@@ -104,7 +104,7 @@ SMALL = [
         (["train", "agent.itertions=3"], "unknown key agent.itertions; did you mean agent.iterations?"),
         (["train", "agent=sac", "agent.clip_range=1"], "unknown key agent.clip_range; did you mean agent."),
         (["train", "agent.iterations=many"], "agent.iterations: Value 'many' of type 'str' could not be converted"),
-        (["train", "agent.batch_episodes=513"], "agent.batch_episodes must be at most num_envs x episodes = 512"),
+        (["train", "agent.batch_episodes=2049"], "agent.batch_episodes must be at most num_envs x episodes = 2048"),
         (["train", "--loss_type", "cvr"], "loss must be one of abs, mse, cvar, entropic, mean_std, got 'cvr'"),
         (["train", "--w"], "--w needs a value"),
         (["train", "reward.weights.drawdwn=1"], "unknown key reward.weights.drawdwn; did you mean reward.weights.draw"),

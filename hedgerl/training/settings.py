@@ -31,11 +31,11 @@ class PPOLSTMConfig:
     """conf/agent/ppo_lstm.yaml."""
 
     name: str = "ppo_lstm"
-    iterations: int = 400
-    num_envs: int = 512
+    iterations: int = 300
+    num_envs: int = 2048
     episodes: int = 1
-    batch_episodes: int = 128
-    epochs: int = 8
+    batch_episodes: int = 256
+    epochs: int = 4
     learning_rate: float = 1e-3
     final_rate: float = 0.05
     gamma: float = 1.0
@@ -48,7 +48,7 @@ class PPOLSTMConfig:
     encoder: int = 128
     lstm: int = 64
     hidden: list[int] = field(default_factory=lambda: [64])
-    log_std: float = -1.5
+    log_std: float = -1.0
     normalise_observation: bool = True
     normalise_reward: bool = True
     accrue: bool = True
@@ -81,7 +81,7 @@ class SACConfig:
 
     name: str = "sac"
     algorithm: str = "sac"
-    iterations: int = 300
+    iterations: int = 800
     num_envs: int = 64
     episodes: int = 1
     gradient_steps: int = 4

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from hedgerl.envs import Execution, Listing, OptionBook, Position, Raw, Rollout,
 from hedgerl.execution import HalfSpread, Proportional
 from hedgerl.sim import BlackScholes, Heston
 
-ROOT = Path(__file__).resolve().parents[2]
 HESTON = Heston(kappa=2.0, theta=0.04, sigma=0.5, rho=-0.7, v0=0.04, rate=0.02)
 KEPT = Listing(name="daily listing", tenor=10 / 252, roll_every=1 / 252, keep=True)
 COSTS = (Proportional(rate=0.001, applies_to="underlying"), HalfSpread(volatility_points=0.2, applies_to="options"))
@@ -79,21 +76,6 @@ def black_scholes_task(**changes: Any) -> ShortOption:
         "execution": Execution(costs=(Proportional(rate=0.01, applies_to="underlying"),)),
     }
     return ShortOption(**(given | changes))
-
-
-@pytest.fixture
-def script() -> Callable[[str], ModuleType]:
-    """Imports scripts/<name>.py."""
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 @pytest.fixture

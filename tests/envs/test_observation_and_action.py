@@ -178,10 +178,12 @@ def test_band(tasks):
         action = rng.uniform(-1.3, 1.3, (64, 4))
         given = np.clip(action, -1.0, 1.0)
         centre = given[:, :2] * scale
-        centre[:, 0] -= batch.liability_delta[step]
         width = 0.5 * (1.0 + given[:, 2:]) * scale
         before = environment.rollout.holdings.copy()
+        option = np.clip(before[:, 1], centre[:, 1] - width[:, 1], centre[:, 1] + width[:, 1])
+        centre[:, 0] -= batch.liability_delta[step] + option * batch.hedges.delta[step, :, 0]
         wanted = np.clip(before, centre - width, centre + width)
+        np.testing.assert_array_equal(wanted[:, 1], option)
         environment.step(action)
         np.testing.assert_allclose(environment.rollout.held, wanted, rtol=1e-9, atol=1e-9)
         stayed += int((wanted == before).sum())
@@ -199,11 +201,53 @@ def test_band_without_width_is_the_delta_hedge(tasks):
     environment.step(np.tile([1.0, -1.0], (8, 1)))
     wanted = 0.5 * task.size - batch.liability_delta[1]
     np.testing.assert_allclose(environment.rollout.held[:, 0], wanted, rtol=1e-12)
-    overlay = tasks()["overlay"]  # trades no underlying: bands are around nothing
+    overlay = tasks()["overlay"]  # trades no underlying: bands are around a synthetic forward
     environment = Environment(overlay, None, "band")
     environment.reset(overlay.scenario(8, seed=1))
-    environment.step(np.tile([0.0, 0.0, -1.0, -1.0], (8, 1)))
-    np.testing.assert_allclose(environment.rollout.held, 0.0, atol=1e-9)
+    for step in range(3):
+        environment.step(np.tile([0.0, 0.0, -1.0, -1.0], (8, 1)))
+        if step == 0:
+            wanted = np.tile([-overlay.shares, overlay.shares], (8, 1))
+            np.testing.assert_allclose(environment.rollout.held, wanted, rtol=1e-3)
+        net = environment.rollout.scenario.liability_delta[step] + (
+            environment.rollout.held * environment.rollout.scenario.delta[step]
+        ).sum(axis=1)
+        np.testing.assert_allclose(net, 0.0, atol=1e-3 * overlay.shares)
+
+
+def test_scale_by_instrument(tasks):
+    """Identity: one number for each instrument, shares and contracts; the default is half the size, options twice."""
+    task = tasks()["rolled"]
+    batch = task.scenario(8, seed=1)
+    for action, wanted in ((Action("band", (30.0, 2.0)), (30.0, 200.0)), (Action("band"), (50.0, 200.0))):
+        environment = Environment(task, None, action)
+        environment.reset(batch)
+        environment.step(np.tile([1.0, 1.0, -1.0, -1.0], (8, 1)))
+        held = environment.rollout.held
+        np.testing.assert_allclose(held[:, 1], wanted[1], rtol=1e-12)
+        delta = batch.liability_delta[0] + held[:, 1] * batch.hedges.delta[0, :, 0]
+        np.testing.assert_allclose(held[:, 0], wanted[0] - delta, rtol=1e-9)
+    assert Action("band", [30, 2]) == Action("band", (30.0, 2.0))  # as JSON and YAML have it
+    with pytest.raises(ValueError, match="one for each of 2 instruments"):
+        Environment(task, None, Action("band", (1.0, 2.0, 3.0)))
+    with pytest.raises(ValueError, match="scale must be positive"):
+        Action("band", (1.0, -2.0))
+
+
+def test_band_counts_contracts_that_were_kept(tasks):
+    """Identity: with a band of no width the whole book is delta-neutral after every trade, kept contracts included."""
+    task = tasks()["kept"]
+    environment = Environment(task, None, "band")
+    environment.reset(task.scenario(8, seed=1))
+    met = 0.0
+    for step in range(task.n_steps):
+        rollout, batch = environment.rollout, environment.rollout.scenario
+        kept = rollout.kept_greek("delta")
+        environment.step(np.tile([0.0, 0.3, -1.0, -1.0], (8, 1)))
+        net = batch.liability_delta[step] + kept + (rollout.held * batch.delta[step]).sum(axis=1)
+        np.testing.assert_allclose(net, 0.0, atol=1e-9 * task.size)
+        met = max(met, float(np.abs(kept).max()))
+    assert met > 1.0
 
 
 def test_wrong_settings_are_refused(tasks):
