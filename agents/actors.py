@@ -19,7 +19,8 @@ NO_CLIP = 1e9  # of observations that are not normalised
 def actor_of(model: Any, normaliser: VecNormalize | None = None) -> PolicyModule:
     """What `model.predict(normaliser.normalize_obs(observation), deterministic=True)` does, as one module.
 
-    model: a `PPOLSTM` (or any RecurrentPPO) with a one-layer LSTM, or an SAC, TD3 or TQC on a flat observation.
+    model: a `PPOLSTM` (or any RecurrentPPO) with a one-layer LSTM, or an SAC, TD3 or TQC on a flat observation. Where
+    actions are discrete the module answers with the score of each.
     normaliser: the environment's wrapper, a `NormalisedVecEnv`, whose statistics go into the module. None: none.
 
     Raises ValueError for a model that has no such module, saying which part does not fit.
@@ -28,12 +29,18 @@ def actor_of(model: Any, normaliser: VecNormalize | None = None) -> PolicyModule
     space, actions = model.observation_space, model.action_space
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise ValueError(f"observations must be a flat Box, got {space}")
-    if not isinstance(actions, spaces.Box):
-        raise ValueError(f"actions must be a Box, got {actions}")
-    low, high = (float(np.unique(end)[0]) for end in (actions.low, actions.high))
-    if (actions.low != low).any() or (actions.high != high).any():
-        raise ValueError(f"all actions must have the same bounds, got {actions}")
-    size, count = int(space.shape[0]), int(np.prod(actions.shape))
+    low: float | None = None
+    high: float | None = None
+    if isinstance(actions, spaces.Discrete):
+        count = int(actions.n)  # scores, of which the highest is chosen
+    elif isinstance(actions, spaces.Box):
+        low, high = (float(np.unique(end)[0]) for end in (actions.low, actions.high))
+        if (actions.low != low).any() or (actions.high != high).any():
+            raise ValueError(f"all actions must have the same bounds, got {actions}")
+        count = int(np.prod(actions.shape))
+    else:
+        raise ValueError(f"actions must be a Box or Discrete, got {actions}")
+    size = int(space.shape[0])
     normalised = normaliser is not None and normaliser.norm_obs
     clip = float(normaliser.clip_obs) if normalised and normaliser is not None else NO_CLIP
     actor: PolicyModule
@@ -60,7 +67,7 @@ def actor_of(model: Any, normaliser: VecNormalize | None = None) -> PolicyModule
         recurrent.lstm.load_state_dict(policy.lstm_actor.state_dict())
         recurrent.head.load_state_dict(policy.action_net.state_dict())
         actor = recurrent
-    elif hasattr(policy, "actor"):
+    elif hasattr(policy, "actor") and low is not None and high is not None:
         if not isinstance(policy.actor.features_extractor, FlattenExtractor):
             raise ValueError("a policy that is not recurrent must read its observation as it is")
         if hasattr(policy.actor, "latent_pi"):  # SAC and TQC

@@ -260,8 +260,8 @@ def _interface(config: TrainConfig, task: Task, reward: Reward) -> tuple[Any, An
     kind = environment.action.kind
     if kind == "holdings":
         raise ValueError("action must have bounds for a learner, got 'holdings'")
-    if kind == "discrete":
-        raise ValueError("action must be continuous for a policy that is saved, got 'discrete'")
+    if kind == "discrete" and isinstance(config.agent, SACConfig):
+        raise ValueError(f"action must be continuous for {config.agent.algorithm}, got 'discrete'")
     return environment.observation, environment.action
 
 

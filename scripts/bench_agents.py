@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,12 +23,18 @@ import numpy as np
 import torch
 from sb3_contrib import RecurrentPPO
 
+import hedgerl.model_files
+from hedgerl.agents.agent import Agent
+from hedgerl.agents.deep_hedging import DeepHedging
+from hedgerl.agents.onnx_export import OnnxPolicy
 from hedgerl.agents.ppo_lstm import PPOLSTM
 from hedgerl.agents.recurrent import default_policy
-from hedgerl.envs import Action, Reward, ShortOption, make_vec
+from hedgerl.envs import Action, Execution, Reward, ShortOption, make_vec
+from hedgerl.execution import Proportional
 from hedgerl.sim import BlackScholes
 
 BAR = 5.0  # times sb3-contrib's env-steps a second
+PATHWISE_BAR = 1.5e6  # path-steps a second
 KINDS: dict[str, type[RecurrentPPO]] = {"sb3-contrib": RecurrentPPO, "PPOLSTM": PPOLSTM}
 
 
@@ -130,7 +137,95 @@ def learning_curves(quick: bool) -> Measurement:
     return result
 
 
-MEASUREMENTS: dict[str, Callable[[bool], Measurement]] = {"ppo_lstm": ppo_lstm, "learning_curves": learning_curves}
+def deep_hedging(quick: bool) -> Measurement:
+    """Path-steps a second of `DeepHedging.learn`, simulation and updates."""
+    iterations, runs = (8, 1) if quick else (24, 3)
+    result = Measurement(
+        "Deep hedging: path-steps a second of training, one CPU thread (scripts/bench_agents.py)",
+        "A short option under Black-Scholes with 1 % costs, mean + 1.5 sd; batches of 8,192 episodes; `learn` from end "
+        f"to end: simulation, marks, forward, backward and update; best of {runs} runs of {iterations} updates, after "
+        "a warm-up.",
+        ("layers", "inputs", "steps", "path-steps/s", "bar"),
+    )
+    four = ("time_left", "liability_moneyness", "liability_delta", "liability_gamma")
+    cases = (((16, 16), four, 20), ((32, 32), four, 20), ((32, 32), None, 20), ((32, 32), four, 252))
+    for hidden, inputs, n_steps in cases:
+        task = ShortOption(
+            market=BlackScholes(volatility=0.2),
+            n_steps=n_steps,
+            backend="numpy",
+            execution=Execution(costs=(Proportional(rate=0.01, applies_to="underlying"),)),
+        )
+        learner = DeepHedging(task, {"inputs": inputs, "hidden": hidden}, "mean_std", parameter=1.5, seed=1)
+        learner.learn(8)
+        best = 0.0
+        for _ in range(runs):
+            start = time.perf_counter()
+            learner.learn(iterations)
+            best = max(best, iterations * learner.batch_paths * n_steps / (time.perf_counter() - start))
+        verdict = f"{PATHWISE_BAR:,.0f} ({'met' if best >= PATHWISE_BAR else 'missed'})"
+        shown = str(len(inputs)) if inputs else f"{len(learner.network.config['inputs'])} (default)"
+        result.rows.append((" + ".join(map(str, hidden)), shown, n_steps, best, verdict))
+    return result
+
+
+def latency(quick: bool) -> Measurement:
+    """Time from one observation to an action, of every shipped policy."""
+    calls = 500 if quick else 5000
+    result = Measurement(
+        "Saved policies: microseconds from one observation to its action, one CPU thread (scripts/bench_agents.py)",
+        f"The median and the 99th percentile of {calls:,} calls of `Agent.predict` and, by ONNX Runtime, of "
+        "`OnnxPolicy.predict`; loading a bundle with all its checks.",
+        ("policy", "torch p50", "p99", "ONNX p50", "p99", "load, ms", "bars"),
+    )
+
+    def timed(work: Callable[[], Any], times: int = calls) -> np.ndarray:
+        for _ in range(20):
+            work()
+        taken = np.empty(times)
+        for call in range(times):
+            start = time.perf_counter()
+            work()
+            taken[call] = 1e6 * (time.perf_counter() - start)
+        return taken
+
+    for name in hedgerl.model_files.names():
+        agent = Agent.load(name)
+        load = timed(lambda name=name: Agent.load(name), 20)
+        seen = np.zeros(len(agent.card.observation.columns(agent.task)), dtype=np.float32)
+        state: dict[str, Any] = {"torch": None, "onnx": None}
+        with tempfile.TemporaryDirectory() as folder:
+            runner = OnnxPolicy(agent.to_onnx(Path(folder) / "policy.onnx"))
+
+        def by_torch(agent: Agent = agent, seen: np.ndarray = seen, state: dict[str, Any] = state) -> None:
+            _, state["torch"] = agent.predict(seen, state["torch"])
+
+        def by_onnx(runner: OnnxPolicy = runner, seen: np.ndarray = seen, state: dict[str, Any] = state) -> None:
+            _, state["onnx"] = runner.predict(seen, state["onnx"])
+
+        torch_times, onnx_times = timed(by_torch), timed(by_onnx)
+        now, later = np.median(torch_times), np.median(onnx_times)
+        met = "met" if now < 1000.0 and later < 100.0 else "missed"
+        result.rows.append(
+            (
+                name,
+                f"{now:.0f}",
+                f"{np.quantile(torch_times, 0.99):.0f}",
+                f"{later:.0f}",
+                f"{np.quantile(onnx_times, 0.99):.0f}",
+                f"{np.median(load) / 1e3:.1f}",
+                f"1,000 and 100 ({met})",
+            )
+        )
+    return result
+
+
+MEASUREMENTS: dict[str, Callable[[bool], Measurement]] = {
+    "ppo_lstm": ppo_lstm,
+    "learning_curves": learning_curves,
+    "deep_hedging": deep_hedging,
+    "latency": latency,
+}
 
 
 def written(text: str, heading: str, lines: list[str]) -> str:

@@ -286,6 +286,18 @@ def test_configuration_survives_the_disk(tmp_path):
     assert train.configured(OmegaConf.load(path)) == config
 
 
+def test_discrete_actions_are_learned_and_saved(tmp_path, no_report):
+    """Identity: the saved policy makes the choices that validation saw: buy, sell or hold, a lot at a time."""
+    folder = tmp_path / "run"
+    config = configured("ppo_lstm", "action={kind: discrete, scale: 20}")
+    train.run(config, folder)
+    agent = Agent.load(folder / train.POLICY)
+    result = evaluate(agent, agent.task, n_paths=300, seed=config.test_seed)
+    measured = agent.card.metrics["objective"]["test"]
+    assert result.metrics["cvar_95"] == pytest.approx(measured, rel=1e-6)
+    assert set(np.unique(agent.predict(np.random.default_rng(1).normal(size=(500, 11)))[0])) <= {0, 1, 2}
+
+
 def test_changed_configuration_is_not_continued(tmp_path, monkeypatch, no_report):
     """Catches a run whose first half had another learning rate than its card says."""
     folder = tmp_path / "run"
@@ -303,7 +315,7 @@ def test_changed_configuration_is_not_continued(tmp_path, monkeypatch, no_report
         ("ppo_lstm", ["agent.iterations=0"], "agent.iterations must be a whole number of at least 1, got 0"),
         ("ppo_lstm", ["agent.learning_rate=-1"], "agent.learning_rate must be positive, got -1"),
         ("ppo_lstm", ["agent.name=sac"], "agent must name one of conf/agent"),
-        ("ppo_lstm", ["action=discrete"], "action must be continuous for a policy that is saved, got 'discrete'"),
+        ("sac", ["action=discrete"], "action must be continuous for sac, got 'discrete'"),
         ("ppo_lstm", ["action=holdings"], "action must have bounds for a learner, got 'holdings'"),
         ("ppo_lstm", ["observation=[spott]"], "spot"),
         ("sac", ["agent.batch_size=101"], "agent.batch_size must be at most buffer = 100, got 101"),

@@ -159,6 +159,7 @@ class Acting:
     def __init__(self, module: PolicyModule, interface: Any) -> None:
         self.module = module
         self.interface = interface
+        self._discrete = interface.action.kind == "discrete"
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
@@ -169,6 +170,8 @@ class Acting:
             seen = torch.as_tensor(np.asarray(observation, dtype=np.float32), device=parameter.device)
             carried = self.module.initial_state(seen.shape[0]) if state is None else state
             action, *after = self.module(seen, *carried)
+            if self._discrete:
+                action = action.argmax(dim=1)
         return action.cpu().numpy(), tuple(after)
 
 
