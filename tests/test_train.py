@@ -286,6 +286,20 @@ def test_configuration_survives_the_disk(tmp_path):
     assert train.configured(OmegaConf.load(path)) == config
 
 
+def test_floor_of_the_entropic_objective_is_a_baseline(tmp_path, no_report):
+    """The report of a case that the dynamic programme solves shows how far from optimal the policy is."""
+    hedges = "baselines=[delta,{name: dynamic_programming, label: optimal, aversion: 1.0, positions: 101, nodes: 2}]"
+    folder = tmp_path / "run"
+    train.run(configured("deep_hedging", "reward=entropic", "task.quantity=1.0", hedges), folder)
+    against = Agent.load(folder / train.POLICY).card.metrics["against"]
+    assert set(against) == {"delta", "optimal"}
+    assert against["optimal"]["objective"]["difference"] > 0.0
+    with pytest.raises(ValueError, match="market must be BlackScholes"):
+        train.run(configured("deep_hedging", "market=heston", hedges), tmp_path / "other")
+    with pytest.raises(ValueError, match="dynamic_programming with data"):
+        train.plan(configured("deep_hedging", "data=sp500", hedges))
+
+
 def test_discrete_actions_are_learned_and_saved(tmp_path, no_report):
     """Identity: the saved policy makes the choices that validation saw: buy, sell or hold, a lot at a time."""
     folder = tmp_path / "run"
