@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hedgerl import agents, baselines, data, envs, evaluation, execution, pricing, risk, sim
+    from hedgerl import agents, baselines, data, envs, evaluation, execution, model_files, pricing, risk, sim
     from hedgerl.agents import Agent
     from hedgerl.evaluation import evaluate
 
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate",
     "evaluation",
     "execution",
+    "model_files",
     "pricing",
     "risk",
     "sim",
