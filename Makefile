@@ -15,7 +15,7 @@ help:
 	@echo "make test       all tests"
 	@echo "make lint typecheck"
 	@echo "make simulate | backtest   ARGS=\"key=value ...\" are passed on"
-	@echo "make bench      measure the generators, the marks and the environments"
+	@echo "make bench      measure the generators, marks, environments and agents"
 	@echo "make clean      remove caches and the virtual environment"
 
 setup: $(STAMP)

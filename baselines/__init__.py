@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from hedgerl.baselines.base import Baseline, Policy
@@ -19,6 +20,7 @@ from hedgerl.baselines.objective import Objective
 from hedgerl.baselines.overlay import Collar, Overlay, ProtectivePut, SyntheticForward
 from hedgerl.baselines.tuned_band import TunedBand
 from hedgerl.baselines.whalley_wilmott import WhalleyWilmott
+from hedgerl.envs.task import Task
 from hedgerl.pricing._checks import nearest
 
 __all__ = [
@@ -43,8 +45,11 @@ __all__ = [
     "TunedBand",
     "WhalleyWilmott",
     "baseline",
+    "check",
+    "solved",
 ]
 
+SOLVED = "dynamic_programming"  # has to be solved for its task
 BASELINES: dict[str, Callable[..., Baseline]] = {
     "none": NoHedge,
     "delta": Delta,
@@ -59,7 +64,7 @@ BASELINES: dict[str, Callable[..., Baseline]] = {
     "leland": Leland,
     "whalley_wilmott": WhalleyWilmott,
     "tuned_band": TunedBand,
-    "dynamic_programming": DynamicProgramming,  # to be solved for its task
+    SOLVED: DynamicProgramming,
     "synthetic_forward": SyntheticForward,
     "protective_put": ProtectivePut,
     "collar": Collar,
@@ -79,9 +84,26 @@ def baseline(name: str, **parameters: Any) -> Baseline:
     make = BASELINES[name]
     fixed = make.keywords if isinstance(make, partial) else {}
     kind: Any = make.func if isinstance(make, partial) else make
-    known = [field for field in kind.__dataclass_fields__ if field not in fixed]
+    _only(name, parameters, [field for field in kind.__dataclass_fields__ if field not in fixed])
+    return make(**parameters)
+
+
+def solved(name: str, task: Task, **parameters: Any) -> Baseline:
+    """The `baseline` of that name, solved for the task where it has to be."""
+    check(name, **parameters)
+    return DynamicProgramming.solve(task, **parameters) if name == SOLVED else baseline(name, **parameters)
+
+
+def check(name: str, **parameters: Any) -> None:
+    """Raises ValueError as `solved` does for a name or a parameter that is not known, without solving anything."""
+    if name == SOLVED:
+        _only(name, parameters, [given for given in signature(DynamicProgramming.solve).parameters if given != "task"])
+    else:
+        baseline(name, **parameters)
+
+
+def _only(name: str, parameters: Iterable[str], known: Collection[str]) -> None:
     for given in parameters:
         if given not in known:
             hint = f"; the nearest is {nearest(given, known)!r}" if known else "; there is none"
             raise ValueError(f"parameter of {name} must be a known one, got {given!r}{hint}")
-    return make(**parameters)

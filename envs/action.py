@@ -116,29 +116,35 @@ class Action:
             return covered
 
         if self.kind == "band":
-            first = int(scenario.trades_underlying)
-            unit = curvature(scenario)
 
             def into(held: Array, centre: Array, width: Array) -> Array:
                 away = held - centre
                 return centre + 0.5 * (abs(away + width) - abs(away - width))  # away, clipped to the width
 
-            def banded(action: Array, rollout: Rollout) -> Array:
+            def read(action: Array) -> tuple[Array, Array]:
                 given = clip(convert(action), -1.0, 1.0)
-                centre = given[:, :k] * scale
-                width = (0.5 + 0.5 * given[:, k:]) * scale
-                held, step = rollout.holdings, rollout.step
-                delta = _owed(rollout, "delta")
-                if not first:
+                return given[:, :k] * scale, (0.5 + 0.5 * given[:, k:]) * scale
+
+            if not scenario.trades_underlying:
+                unit = curvature(scenario)
+
+                def neutral(action: Array, rollout: Rollout) -> Array:
+                    (centre, width), held, step = read(action), rollout.holdings, rollout.step
                     by_delta, by_gamma = scenario.hedges.delta[step], scenario.hedges.gamma[step] * unit[step][:, None]
-                    delta = delta + total(held * by_delta)
+                    delta = _owed(rollout, "delta") + total(held * by_delta)
                     gamma = _owed(rollout, "gamma") * unit[step] + total(held * by_gamma)
                     return into(held, held + centre + neutral_change(by_delta, by_gamma, delta, gamma), width)
-                wanted = into(held[:, first:], centre[:, first:], width[:, first:])
+
+                return neutral
+
+            def banded(action: Array, rollout: Rollout) -> Array:
+                (centre, width), held = read(action), rollout.holdings
+                options = into(held[:, 1:], centre[:, 1:], width[:, 1:])
+                delta = _owed(rollout, "delta")
                 if k > 1:
-                    delta = delta + total(wanted * scenario.hedges.delta[step])
+                    delta = delta + total(options * scenario.hedges.delta[rollout.step])
                 own = into(held[:, :1], centre[:, :1] - delta[:, None], width[:, :1])
-                return own if k == 1 else xp.concat([own, wanted], axis=1)
+                return own if k == 1 else xp.concat([own, options], axis=1)
 
             return banded
 

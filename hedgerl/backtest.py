@@ -21,7 +21,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 import hedgerl
 from hedgerl import model_files
-from hedgerl.baselines import DynamicProgramming, Objective, TunedBand, baseline
+from hedgerl.baselines import Objective, TunedBand, check, solved
 from hedgerl.envs import Execution, Task
 from hedgerl.evaluation import Study, compare
 from hedgerl.pricing._checks import whole_number
@@ -125,8 +125,8 @@ def plan(config: BacktestConfig) -> Plan:
                 raise ValueError(
                     "baselines must not name tuned_band on history alone, which would fit it to its own test"
                 )
-        elif name != "dynamic_programming":
-            baseline(name, **parameters)  # raises for a name or a parameter that is not known
+        else:
+            check(name, **parameters)
     return Plan(tasks, hedges, agents)
 
 
@@ -276,10 +276,8 @@ def run(config: BacktestConfig, folder: Path) -> list[Study]:
             if kind == "tuned_band" and "scale" not in parameters:
                 policies[name] = _tuned(config, task) if task.simulated else tuned
                 tuned = tuned or policies[name]  # history takes the numbers of the first market
-            elif kind == "dynamic_programming":
-                policies[name] = DynamicProgramming.solve(task, **parameters)
             else:
-                policies[name] = baseline(kind, **parameters)
+                policies[name] = solved(kind, task, **parameters)
         studies.append(study(config, label, task, policies))
     print(table(studies))
     report = write_report(

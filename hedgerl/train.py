@@ -36,7 +36,7 @@ from hedgerl.agents.bundle import Card, save_bundle
 from hedgerl.agents.curriculum import Curriculum
 from hedgerl.agents.marks import GreekMarks
 from hedgerl.agents.networks import PolicyModule, build
-from hedgerl.baselines import DynamicProgramming, TunedBand, baseline
+from hedgerl.baselines import SOLVED, TunedBand, check, solved
 from hedgerl.envs import Action, Environment, Flat, Reward, Task
 from hedgerl.evaluation import Study, compare
 from hedgerl.pricing._checks import positive, whole_number
@@ -195,11 +195,10 @@ def plan(config: TrainConfig) -> Plan:
     if not hedges:
         raise ValueError("baselines must name at least one hedge, got none")
     for _, kind, parameters in hedges:
-        if kind == "dynamic_programming":
-            if history:
-                raise ValueError("baselines must not name dynamic_programming with data: it is solved for one market")
-        elif kind != "tuned_band" or "scale" in parameters:
-            baseline(kind, **parameters)  # raises for a name or a parameter that is not known
+        if kind == SOLVED and history:
+            raise ValueError(f"baselines must not name {kind} with data: it is solved for one market")
+        if kind != "tuned_band" or "scale" in parameters:
+            check(kind, **parameters)
     board.check(config.tracking)
     device = config.device
     if device == "auto":
@@ -497,11 +496,8 @@ def _hedges(config: TrainConfig, planned: Plan, progress: Progress) -> dict[str,
     """The baselines, the tuned band fitted or as it was fitted before."""
     policies: dict[str, Any] = {}
     for name, kind, parameters in planned.hedges:
-        if kind == "dynamic_programming":
-            policies[name] = DynamicProgramming.solve(planned.task, **parameters)
-            continue
         if kind != "tuned_band" or "scale" in parameters:
-            policies[name] = baseline(kind, **parameters)
+            policies[name] = solved(kind, planned.task, **parameters)
             continue
         if progress.band is None:
             _say(f"{name}: tuning on {config.tuning.n_paths:,} paths")

@@ -296,6 +296,9 @@ def test_floor_of_the_entropic_objective_is_a_baseline(tmp_path, no_report):
     assert against["optimal"]["objective"]["difference"] > 0.0
     with pytest.raises(ValueError, match="market must be BlackScholes"):
         train.run(configured("deep_hedging", "market=heston", hedges), tmp_path / "other")
+    mistyped = configured("deep_hedging", "baselines=[{name: dynamic_programming, aversoin: 1.0}]")
+    with pytest.raises(ValueError, match="got 'aversoin'; the nearest is 'aversion'"):
+        train.plan(mistyped)
     with pytest.raises(ValueError, match="dynamic_programming with data"):
         train.plan(configured("deep_hedging", "data=sp500", hedges))
 
