@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ from hedgerl.pricing._checks import positive, whole_number
 from hedgerl.report import table, write_report
 from hedgerl.sim.noise import drawn_seed, entropy, seed_sequence
 from hedgerl.training import board, checkpoint, learners
-from hedgerl.training.fixed_paths import Acting, FixedPaths, Goal, paired_intervals
+from hedgerl.training.fixed_paths import Acting, FixedPaths, Goal, Score, paired_intervals
 from hedgerl.training.settings import (
     AGENTS,
     DEVICES,
@@ -290,6 +290,16 @@ def run(config: TrainConfig, folder: Path, command: str = "hedgerl train", resum
 
     Raises ValueError for a configuration that means nothing, Diverged where training goes out of bounds.
     """
+    return _finish(fit(config, folder, command, resume))
+
+
+def fit(
+    config: TrainConfig, folder: Path, command: str = "hedgerl train", resume: bool = False, watch: Watch | None = None
+) -> Fitted:
+    """Trains into `folder` as `run` does, and stops before the test.
+
+    `watch` sees each validation and may end the training there. Raises as `run` does.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     planned = plan(config)
@@ -309,20 +319,54 @@ def run(config: TrainConfig, folder: Path, command: str = "hedgerl train", resum
         told = {"command": command, "version": hedgerl.__version__, "commit": backtest.commit(), "seed": planned.seed}
         _write(folder / RUN, json.dumps(told, indent=1) + "\n")
         _write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(content)))
-    module = _learn(config, planned, learner, folder, digest, saved, content)
-    return _finish(config, planned, module, folder, content)
+    return _learn(config, planned, learner, folder, digest, saved, content, watch)
+
+
+Watch = Callable[[Progress, Score], bool | None]  # after a validation: True ends the training
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """The policy that was best on the validation paths."""
+class Fitted:
+    """A training that has ended: the policy that was best on the validation paths, not tested yet."""
 
+    config: TrainConfig
+    content: dict[str, Any]  # the configuration as it is kept
+    folder: Path
+    plan: Plan
     module: PolicyModule
     interface: Any
     progress: Progress
     paths: FixedPaths
     hedges: dict[str, Any]
     board: board.Board
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The best validation: value, iteration, kind, config and weights."""
+        assert self.progress.best is not None
+        return self.progress.best
+
+    def card(self) -> Card:
+        """What is known of the policy without a test; it is judged on the validation paths once more."""
+        score = self.paths.score(Acting(self.module, self.interface))
+        told = json.loads((self.folder / RUN).read_text())
+        return Card(
+            task=self.plan.task,
+            observation=self.interface.observation,
+            action=self.interface.action,
+            name=self.plan.name,
+            observed=score.observed,
+            marks=GreekMarks.of_task(self.plan.task),
+            training={
+                "command": told["command"],
+                "iterations": self.config.agent.iterations,
+                "best_iteration": self.best["iteration"],
+                "validation": self.best["value"],
+                "config": self.content,
+            },
+            seed=self.plan.seed,
+            commit=told["commit"],
+        )
 
 
 def _learn(
@@ -332,8 +376,9 @@ def _learn(
     folder: Path,
     digest: str,
     saved: Mapping[str, Any] | None,
-    content: Mapping[str, Any],
-) -> _Chosen:
+    content: dict[str, Any],
+    watch: Watch | None,
+) -> Fitted:
     """All iterations, from the beginning or from a checkpoint."""
     total = config.agent.iterations
     progress = Progress()
@@ -359,8 +404,9 @@ def _learn(
         trainer.save(learner, stage)
     bar = board.Progress(total, progress.iteration, planned.name)
     try:
+        ended = False
         with _stop_between() as stop:
-            while progress.iteration < total:
+            while progress.iteration < total and not ended:
                 wanted = planned.curriculum.stage(progress.iteration, total)
                 if wanted != stage:
                     carried = learner.state()
@@ -371,7 +417,9 @@ def _learn(
                 bar.step()
                 done = progress.iteration
                 if done % config.validation.every == 0 or done == total:
-                    bar.validated(done, trainer.validate(learner))
+                    text, score = trainer.validate(learner)
+                    bar.validated(done, text)
+                    ended = watch is not None and bool(watch(progress, score))
                 if done % config.checkpoint == 0 or done == total or stop:
                     trainer.save(learner, stage)
                 if stop:
@@ -391,7 +439,8 @@ def _learn(
     assert progress.best is not None
     module = build(progress.best["kind"], progress.best["config"])
     module.load_state_dict(progress.best["weights"])
-    return _Chosen(module.eval().requires_grad_(False), learner.interface, progress, paths, hedges, shown)
+    module.eval().requires_grad_(False)
+    return Fitted(config, content, folder, planned, module, learner.interface, progress, paths, hedges, shown)
 
 
 class _Trainer:
@@ -436,8 +485,8 @@ class _Trainer:
         self.board.scalars({**scalars, "time/seconds": seconds, "curriculum/stage": float(stage)}, number)
         self.board.histograms(histograms, number)
 
-    def validate(self, learner: learners.Learner) -> str:
-        """Judges the policy on the fixed paths, keeps it where it is the best; what to show of it."""
+    def validate(self, learner: learners.Learner) -> tuple[str, Score]:
+        """Judges the policy on the fixed paths, keeps it where it is the best; what to show of it, and the score."""
         progress, goal = self.progress, self.planned.objective
         module = learner.module()
         score = self.paths.score(Acting(module, learner.interface), self.planned.reward, learner.moments)
@@ -471,9 +520,8 @@ class _Trainer:
         rows = [f"{int(row['iteration'])},{row['value']!r},{row['cost']!r}" for row in progress.history]
         _write(self.folder / "validation.csv", "\n".join(["iteration,objective,cost", *rows]) + "\n")
         bar = min(progress.baselines, key=lambda name: progress.baselines[name])
-        return (
-            f"{goal.label} {score.value:.4g} (best {progress.best['value']:.4g}; {bar} {progress.baselines[bar]:.4g})"
-        )
+        best, known = progress.best["value"], progress.baselines[bar]
+        return f"{goal.label} {score.value:.4g} (best {best:.4g}; {bar} {known:.4g})", score
 
     def save(self, learner: learners.Learner, stage: int) -> None:
         """Writes a checkpoint; the learner's and all generators' states are those between two iterations."""
@@ -515,21 +563,12 @@ def _hedges(config: TrainConfig, planned: Plan, progress: Progress) -> dict[str,
 # The end of a run
 
 
-def _finish(config: TrainConfig, planned: Plan, chosen: _Chosen, folder: Path, content: dict[str, Any]) -> Path:
-    """Tests the chosen policy on paths of their own, prints, reports and saves."""
+def _finish(fitted: Fitted) -> Path:
+    """Tests the fitted policy on paths of their own, prints, reports and saves."""
+    config, planned, folder = fitted.config, fitted.plan, fitted.folder
     told = json.loads((folder / RUN).read_text())
-    best = chosen.progress.best
-    assert best is not None
-    score = chosen.paths.score(Acting(chosen.module, chosen.interface))
-    card = Card(
-        task=planned.task,
-        observation=chosen.interface.observation,
-        action=chosen.interface.action,
-        name=planned.name,
-        observed=score.observed,
-        marks=GreekMarks.of_task(planned.task),
-    )
-    policies = {planned.name: Agent(chosen.module, card), **chosen.hedges}
+    card = fitted.card()
+    policies = {planned.name: Agent(fitted.module, card), **fitted.hedges}
     _say(f"testing on {config.n_paths:,} paths that were never used before")
     studies = [
         compare(
@@ -539,7 +578,7 @@ def _finish(config: TrainConfig, planned: Plan, chosen: _Chosen, folder: Path, c
             seed=config.test_seed,
             reference=planned.name,
             resamples=config.bootstrap,
-        ).study(market=planned.label, notes=(_note(config, planned, chosen),))
+        ).study(market=planned.label, notes=(_note(fitted),))
     ]
     for label, task in planned.history.items():
         studies.append(
@@ -552,46 +591,38 @@ def _finish(config: TrainConfig, planned: Plan, chosen: _Chosen, folder: Path, c
                 resamples=config.bootstrap,
             ).study(market=label, notes=(backtest.marks(task.market),))
         )
-    metrics = _metrics(config, planned, studies[0], chosen)
+    metrics = _metrics(fitted, studies[0])
     print(table(studies))
     print(_against(planned, metrics))
     report = write_report(
         studies,
         folder,
         title=f"{planned.name} trained on {planned.task.name}",
-        config=content,
+        config=fitted.content,
         seed=planned.seed,
         commit=told["commit"],
         version=told["version"],
         command=told["command"],
     )
-    training = {
-        "command": told["command"],
-        "iterations": config.agent.iterations,
-        "best_iteration": best["iteration"],
-        "validation": best["value"],
-        "config": content,
-    }
-    final = dataclasses.replace(card, training=training, seed=planned.seed, commit=told["commit"], metrics=metrics)
-    policy = save_bundle(folder / POLICY, chosen.module, final)
-    chosen.board.scalars({"test/objective": metrics["objective"]["test"]}, config.agent.iterations)
-    chosen.board.finish({POLICY: policy, "report": report, "results": folder / "results.json"})
-    chosen.board.close()
+    policy = save_bundle(folder / POLICY, fitted.module, dataclasses.replace(card, metrics=metrics))
+    fitted.board.scalars({"test/objective": metrics["objective"]["test"]}, config.agent.iterations)
+    fitted.board.finish({POLICY: policy, "report": report, "results": folder / "results.json"})
+    fitted.board.close()
     print(f"\npolicy: {_short(policy)}\nreport: {_short(report)}")
     return policy
 
 
-def _note(config: TrainConfig, planned: Plan, chosen: _Chosen) -> str:
-    best = chosen.progress.best
-    assert best is not None
+def _note(fitted: Fitted) -> str:
     return (
-        f"{planned.name}: the weights of iteration {best['iteration']} of {config.agent.iterations}, the best by "
-        f"{planned.objective.label} on {config.validation.n_paths:,} validation paths; these test paths were used once."
+        f"{fitted.plan.name}: the weights of iteration {fitted.best['iteration']} of {fitted.config.agent.iterations}, "
+        f"the best by {fitted.plan.objective.label} on {fitted.config.validation.n_paths:,} validation paths; "
+        "these test paths were used once."
     )
 
 
-def _metrics(config: TrainConfig, planned: Plan, study: Study, chosen: _Chosen) -> dict[str, Any]:
+def _metrics(fitted: Fitted, study: Study) -> dict[str, Any]:
     """What the card tells: the objective and some measures on the test paths, with paired intervals."""
+    config, planned = fitted.config, fitted.plan
     goal, name = planned.objective, planned.name
     pnl = {label: result.pnl for label, result in study.results.items()}
     intervals = paired_intervals(goal, pnl, name, config.bootstrap, study.confidence, config.test_seed)
@@ -604,15 +635,13 @@ def _metrics(config: TrainConfig, planned: Plan, study: Study, chosen: _Chosen) 
                 "low": -row["high"],
                 "high": -row["low"],
             }
-    best = chosen.progress.best
-    assert best is not None
     own = study.results[name].metrics
     return {
         "objective": {
             "name": goal.name,
             "parameter": goal.level,
             "test": goal(pnl[name]),
-            "validation": best["value"],
+            "validation": fitted.best["value"],
             "unit": "per 100 of initial spot x size",
         },
         "market": planned.label,

@@ -417,7 +417,7 @@ def test_yaml_and_dataclass_agree(name):
 
 def test_train_yaml_has_every_key():
     """Catches a key of hedgerl train whose default lives in the code alone."""
-    keys = set(yaml.safe_load((CONF / "train.yaml").read_text())) - {"defaults", "hydra"}
+    keys = set(yaml.safe_load((CONF / "training.yaml").read_text())) - {"defaults"}
     groups = {"market", "data", "execution", "task", "agent", "reward", "curriculum", "tracking"}
     assert keys == {item.name for item in dataclasses.fields(TrainConfig)} - groups
 
