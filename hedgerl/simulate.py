@@ -6,6 +6,7 @@ Read from the top down: check, simulate, draw, mark and write.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +20,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from tqdm import tqdm
 
+from hedgerl.cluster import simulate_on
 from hedgerl.pricing import Option, implied_volatility
 from hedgerl.pricing._checks import positive
 from hedgerl.sim import Model, Paths, dataset
 from hedgerl.sim.backend import to_numpy
 
-NOT_ABOUT_NUMBERS = {"out", "overwrite", "preview", "threads"}  # settings that meta.json need not keep
+NOT_ABOUT_NUMBERS = {"cluster", "out", "overwrite", "preview", "threads"}  # settings that meta.json need not keep
 
 Progress = Callable[[int, int], None]
 
@@ -55,6 +57,7 @@ class SimulateConfig:
     dtype: str = "float32"
     backend: str = "auto"
     threads: int | None = None
+    cluster: str | None = None
     options: list[OptionConfig] = field(default_factory=list)
     out: str | None = None
     overwrite: bool = False
@@ -63,27 +66,31 @@ class SimulateConfig:
     def __post_init__(self) -> None:
         if self.out == "":
             raise ValueError("out must name a folder or be null, got ''")
+        if self.cluster is not None and self.backend == "cupy":
+            raise ValueError("backend must be numpy or auto, which means numpy, on a cluster, got 'cupy'")
 
 
 def run(config: SimulateConfig, model: Model, perturb: dict[str, Any] | None, out: Path) -> None:
     """Simulates, marks, and writes the data set `out`; prints where it is."""
     dataset.check_destination(out, overwrite=config.overwrite)
     options = _options(config, model)
+    simulate = functools.partial(
+        model.simulate,
+        n_steps=config.n_steps,
+        maturity=config.maturity,
+        seed=config.seed,
+        times=config.times,
+        substeps=config.substeps,
+        antithetic=config.antithetic,
+        perturb=perturb,
+        backend=config.backend if config.cluster is None else "numpy",
+        dtype=config.dtype,
+    )
     with _progress_bar("paths") as progress:
-        paths = model.simulate(
-            config.n_paths,
-            config.n_steps,
-            config.maturity,
-            seed=config.seed,
-            times=config.times,
-            substeps=config.substeps,
-            antithetic=config.antithetic,
-            perturb=perturb,
-            backend=config.backend,
-            dtype=config.dtype,
-            threads=config.threads,
-            progress=progress,
-        )
+        if config.cluster is None:
+            paths = simulate(config.n_paths, threads=config.threads, progress=progress)
+        else:
+            paths = simulate_on(config.cluster, simulate, config.n_paths, progress)
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_ABOUT_NUMBERS}
     attach = {"preview.png": preview(paths)} if config.preview else {}
     with _progress_bar("marks") as progress:
@@ -172,6 +179,11 @@ def _smile(paths: Paths, expiry_years: float) -> tuple[np.ndarray, np.ndarray]:
         price, model.spot, strike, expiry_years, rate=model.rate, dividend=model.dividend, is_call=is_call
     )
     return moneyness, np.asarray(volatility)
+
+
+def hydra_overrides(arguments: list[str], keys: list[str]) -> list[str]:
+    """The arguments, `execution=ray` among which means `cluster=ray`."""
+    return ["cluster=ray" if item == "execution=ray" else item for item in arguments]
 
 
 def from_hydra(config: DictConfig, folder: Path) -> None:

@@ -104,9 +104,14 @@ class Workspace:
         return array[:size].reshape(shape)
 
 
+THREADS = "HEDGERL_THREADS"  # environment variable: threads at most
+
+
 def usable_threads() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may run on, at most HEDGERL_THREADS of them where that is set."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = os.environ.get(THREADS, "")
+    return min(cores, int(most)) if most.isdigit() and int(most) else cores
 
 
 class _SingleThreadedBlas:

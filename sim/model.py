@@ -123,6 +123,7 @@ class Model(ABC):
         dtype: str = "float32",
         threads: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        part: tuple[int, int] | None = None,
     ) -> Paths:
         """Simulated paths, on `n_steps` equal steps to `maturity` years or on the grid `times`.
 
@@ -141,6 +142,8 @@ class Model(ABC):
         dtype : "float32" or "float64".
         threads : None uses all cores that the process may run on. The result is the same for any number.
         progress : called with (paths done, n_paths) now and then.
+        part : (first, stop): of the n_paths only these, the same to the last bit. `first` is a multiple of the paths
+            that are drawn together, 1,024 or, by CuPy, 65,536; noise from outside has no parts.
 
         Raises ValueError naming the argument, the rule and the value.
         """
@@ -151,6 +154,9 @@ class Model(ABC):
             raise ValueError(f"n_paths must be even where antithetic is set, got {n_paths}")
         n_threads = usable_threads() if threads is None else whole_number("threads", threads)
         xp = resolve(backend)
+        on_host = is_numpy(xp)
+        drawn_together = STREAM_PATHS if on_host else _DEVICE_PATHS
+        origin, n_paths = _checked_part(part, n_paths, drawn_together)
         grid = self._grid(kept_times(n_steps, maturity, times), substeps)
         n_fine = grid.fine.size - 1
         spread = distributions(self, perturb)
@@ -161,19 +167,19 @@ class Model(ABC):
                 raise ValueError("noise must not be given together with seed or antithetic")
             if spread:
                 raise ValueError("noise must not be given together with perturb, which draws from the seed")
+            if part is not None:
+                raise ValueError("noise must not be given together with part")
             noise = _checked_noise(xp, noise, (self.n_noise, n_fine, n_paths))
 
         kind = np.dtype(dtype)
         spot = xp.empty((grid.times.size, n_paths), dtype=kind)
         variance = self._variance_array(xp, grid, n_paths, kind, spread)
         state = {name: xp.empty((rows, n_paths), dtype=kind) for name, rows in self._state_rows(grid).items()}
-        draws = draw(spread, seed, 0, n_paths) if seed is not None else {}
+        draws = draw(spread, seed, origin, n_paths) if seed is not None else {}
         plan = self._plan(xp, grid, kind, spread)
         parameters = {name: xp.asarray(values, dtype=kind) for name, values in draws.items()}
 
-        on_host = is_numpy(xp)
         width = _block_width(self.n_noise * n_fine * kind.itemsize) if on_host else _DEVICE_PATHS
-        drawn_together = STREAM_PATHS if on_host else _DEVICE_PATHS
         spare: list[Workspace] = []
 
         def simulate_block(first: int) -> None:
@@ -187,7 +193,7 @@ class Model(ABC):
                 shape = (self.n_noise, n_fine)
                 # whole streams: BLAS adds up the columns of an uneven width in another order
                 drawn_paths = -(-(part.stop - first) // drawn_together) * drawn_together
-                drawn = normals(xp, work, seed, "paths", shape, first, drawn_paths, antithetic)
+                drawn = normals(xp, work, seed, "paths", shape, origin + first, drawn_paths, antithetic)
             else:
                 drawn = xp.ascontiguousarray(noise[:, :, part], dtype=kind)
             self._simulate(
@@ -261,6 +267,20 @@ def _block_width(bytes_per_path: int) -> int:
     """Paths simulated at a time: whole streams, 1 to 16 of them."""
     streams = _SCRATCH_BYTES // (bytes_per_path * STREAM_PATHS)
     return STREAM_PATHS * min(max(streams, 1), 16)
+
+
+def _checked_part(part: Any, n_paths: int, drawn_together: int) -> tuple[int, int]:
+    """The first path and how many there are."""
+    if part is None:
+        return 0, n_paths
+    first, stop = part
+    first = whole_number("first of part", first, minimum=0)
+    if first % drawn_together:
+        raise ValueError(f"first of part must be a multiple of {drawn_together}, got {first}")
+    stop = whole_number("stop of part", stop)
+    if not first < stop <= n_paths:
+        raise ValueError(f"stop of part must lie above first and be at most n_paths = {n_paths}, got {first}, {stop}")
+    return first, stop - first
 
 
 def _checked_noise(xp: ModuleType, noise: Any, shape: tuple[int, int, int]) -> Array:

@@ -104,5 +104,6 @@ def draw(distributions: Mapping[str, Distribution], seed: int, first_path: int, 
     for name, distribution in distributions.items():
         groups = range(first_path // STREAM_PATHS, -(-(first_path + n_paths) // STREAM_PATHS))
         uniform = np.concatenate([generator(seed, f"perturb {name}", group).random(STREAM_PATHS) for group in groups])
-        result[name] = distribution.draw(uniform[:n_paths])
+        start = first_path % STREAM_PATHS
+        result[name] = distribution.draw(uniform[start : start + n_paths])
     return result

@@ -269,7 +269,11 @@ def test_all_of_it_on_the_stand_in() -> None:
         filter(None, [str(ROOT / "tests" / "standin_cupy"), os.environ.get("PYTHONPATH")])
     )
     plugins = ["-p", "no:cacheprovider", "-p", "no:xdist"]
-    tests = [str(Path(__file__)), *(str(ROOT / "tests" / folder) for folder in ("pricing", "execution"))]
+    tests = [
+        str(Path(__file__)),
+        str(Path(__file__).with_name("test_parts.py")),
+        *(str(ROOT / "tests" / folder) for folder in ("pricing", "execution")),
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *plugins, *tests],
         cwd=ROOT,
