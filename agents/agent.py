@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import hedgerl.model_files
+from hedgerl.agents import registry
 from hedgerl.agents.bundle import Card, Interface, read_bundle, save_bundle
 from hedgerl.agents.desk import View, view
 from hedgerl.agents.networks import PolicyModule
@@ -73,17 +74,21 @@ class Agent:
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike[str]) -> Self:
-        """The policy of a name that ships with the package (`hedgerl.model_files.names()`), or in a folder.
+        """The policy of a name that ships with the package (`hedgerl.model_files.names()`), in a folder, or in MLflow.
 
-        A text without a separator is a name where one is shipped under it, else a folder. Nothing in a bundle is run.
-        Raises ValueError for a name that is none, with the nearest that is, and for a folder that is not a whole and
-        fitting bundle; FileNotFoundError for a path where there is nothing.
+        A text without a separator is a name where one is shipped under it, else a folder; models:/NAME@ALIAS and
+        models:/NAME/VERSION are of MLflow's registry, see `hedgerl.agents.registry`. Nothing in a bundle is run.
+        Raises ValueError for a name that is none, with the nearest that is, for a folder that is not a whole and
+        fitting bundle, and for what the registry does not have; FileNotFoundError for a path where there is nothing.
         """
         if not isinstance(name_or_path, str | os.PathLike):
             raise ValueError(f"name_or_path must be a name or a path, got {name_or_path!r:.80}")
         text = os.fspath(name_or_path)
         if not text or "\0" in text:
             raise ValueError(f"name_or_path must be a name or a path, got {text!r:.80}")
+        if registry.is_registered(text):
+            with registry.bundle(text) as folder:
+                return cls(*read_bundle(folder))
         path = Path(text)
         if isinstance(name_or_path, str) and path.name == text and text not in (".", ".."):
             if text in hedgerl.model_files.names() or not path.exists():

@@ -1,4 +1,4 @@
-"""Deep hedging: a network trained by the gradient of terminal P&L through the environment's own books."""
+"""Deep hedging: a network trained by the gradient of P&L or of the reward through the environment's own books."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from hedgerl.agents.hedge_network import HedgeNetwork
-from hedgerl.agents.objectives import Criterion
+from hedgerl.agents.objectives import Criterion, RewardCriterion
 from hedgerl.envs.observation import Flat, Prepared
+from hedgerl.envs.reward import Judge, Moments, Reward
 from hedgerl.envs.scenario import Scenario
 from hedgerl.envs.task import Task
 from hedgerl.envs.transition import Rollout
@@ -53,13 +54,14 @@ class DeepHedging:
     ----------
     task : what is hedged.
     network : a `HedgeNetwork`, or arguments of `HedgeNetwork.for_task`; None: its defaults.
-    objective : a name or a `Criterion`; parameter: of the named one, see `Criterion`.
+    objective : a name or a `Criterion` of terminal P&L; parameter: of the named one, see `Criterion`. Or a `Reward`, of
+        which minus the mean of an episode is minimised, see `RewardCriterion`: any of its terms, of each step, too.
     learning_rate : at the start, for batches of `batch_paths`.
     horizon : iterations over which the rate falls; None: those of the first `learn`.
     seed : of the weights, paths and orders; None draws one. The same seed gives the same weights, bit by bit, on the
         same CPU and number of threads, also when interrupted, saved with `state_dict` and continued.
     validation_paths, validate_every : every so many iterations, and at the horizon.
-    clip : largest norm of the gradient, of an objective in units of the first batch's deviation.
+    clip : largest norm of the gradient, of an objective in units of the first batch's deviation, or of its terms.
 
     After each iteration `callback(learner)` sees `iteration`, `loss` and `validation` (the last one, or None), and ends
     the training by returning False. Raises FloatingPointError where the objective is no number, naming the iteration;
@@ -76,7 +78,7 @@ class DeepHedging:
         self,
         task: Task,
         network: HedgeNetwork | Mapping[str, Any] | None = None,
-        objective: str | Criterion = "mean_std",
+        objective: str | Criterion | Reward | RewardCriterion = "mean_std",
         *,
         parameter: float | None = None,
         learning_rate: float = 5e-3,
@@ -101,11 +103,12 @@ class DeepHedging:
         self.clip = positive("clip", clip)
         self.seed = entropy(seed)
         self.device = torch.device(device)
-        self.criterion = objective if isinstance(objective, Criterion) else Criterion(objective, parameter)
-        if self.criterion.name == "cvar":
-            tail = (1.0 - in_interval("parameter", self.criterion.parameter, 0.0, 1.0)) * self.batch_paths
-            if tail < 1.0:
-                raise ValueError(f"batch_paths must leave a path in the tail beyond the level, got {batch_paths}")
+        self.criterion = _criterion(objective, parameter)
+        for risk in self.criterion.modules():
+            if isinstance(risk, Criterion) and risk.name == "cvar":
+                tail = (1.0 - in_interval("parameter", risk.parameter, 0.0, 1.0)) * self.batch_paths
+                if tail < 1.0:
+                    raise ValueError(f"batch_paths must leave a path in the tail beyond the level, got {batch_paths}")
         if isinstance(network, HedgeNetwork):
             self.network = network
         else:
@@ -165,24 +168,43 @@ class DeepHedging:
 
     def pnl(self, paths: Scenario | _Pool, network: HedgeNetwork | None = None) -> Tensor:
         """P&L (n,) of the network on a scenario, after all costs, with gradients to the weights."""
+        gained: Tensor = self._played(paths, network, None)[0]
+        return gained
+
+    def outcome(self, paths: Scenario | _Pool, network: HedgeNetwork | None = None) -> tuple[Tensor, ...]:
+        """What the criterion is given: the P&L (n,), or that in the reward's money and `Judge.linear` (n,)."""
+        if isinstance(self.criterion, Criterion):
+            return (self.pnl(paths, network),)
+        _, judge = self._played(paths, network, self.criterion.reward)
+        assert judge is not None
+        return -judge.losses(), judge.linear()
+
+    def _played(
+        self, paths: Scenario | _Pool, network: HedgeNetwork | None, reward: Reward | None
+    ) -> tuple[Tensor, Judge | None]:
+        """P&L (n,) of the network's episodes, and who judged them where there is a reward."""
         own = paths if isinstance(paths, _Pool) else self._mapped(paths)
         policy = self.network if network is None else network
         convert = policy.interface.action.bind(own.scenario, self.task)
         rollout = Rollout(own.scenario, self._execution)
+        judge = None if reward is None else Judge(reward, self.task, rollout, Moments(), learn=False)
         start = rollout.wealth
         state = policy.initial_state(own.scenario.n_paths)
         while not rollout.done:
             action, *after = policy(own.prepared.at(rollout), *state)
             state = tuple(after)
-            rollout.act(convert(action, rollout))
-        gained: Tensor = rollout.wealth - start
-        return gained
+            target = convert(action, rollout)
+            gained = rollout.act(target)
+            if judge is not None:
+                judge.reward(target, gained)
+        return rollout.wealth - start, judge
 
     def _update(self) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(self.iteration)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self.criterion(self.pnl(self._batch(self.iteration)))
+        outcome = self.outcome(self._batch(self.iteration))
+        loss = self.criterion(*outcome)
         self.loss = float(loss.detach())
         (loss / self.criterion.money).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], self.clip)
@@ -192,6 +214,8 @@ class DeepHedging:
                 "a smaller learning_rate may help. The weights are those of the iteration before"
             )
         self.optimiser.step()
+        if isinstance(self.criterion, RewardCriterion):
+            self.criterion.follow(outcome[0])
         self.iteration += 1
 
     def _start(self) -> None:
@@ -199,7 +223,7 @@ class DeepHedging:
         first = self._batch(0)
         self._normalise(first)
         with torch.no_grad():
-            self.criterion.start(self.pnl(first))
+            self.criterion.start(*self.outcome(first))
         self._best_weights = copy.deepcopy(self.network.state_dict())
         self._started = True
 
@@ -225,7 +249,7 @@ class DeepHedging:
         if self._kept is None:
             self._kept = self._mapped(self.task.scenario(self.validation_paths, self._drawn("validation", 0)))
         with torch.no_grad():
-            self.validation = self.criterion.measure(self.pnl(self._kept).cpu().numpy())
+            self.validation = self.criterion.measure(*(each.cpu().numpy() for each in self.outcome(self._kept)))
         if self.best is None or self.validation < self.best:
             self.best, self.best_iteration = self.validation, self.iteration
             self._best_weights = copy.deepcopy(self.network.state_dict())
@@ -298,3 +322,9 @@ class DeepHedging:
         for name, value in progress.items():
             setattr(self, name, value)
         self._pool = self._kept = None
+
+
+def _criterion(objective: Any, parameter: float | None) -> Criterion | RewardCriterion:
+    if isinstance(objective, Criterion | RewardCriterion):
+        return objective
+    return RewardCriterion(objective) if isinstance(objective, Reward) else Criterion(objective, parameter)

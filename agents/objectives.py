@@ -1,13 +1,16 @@
-"""What deep hedging minimises: a number of the P&L of a batch of episodes, with gradients."""
+"""What deep hedging minimises: a number of a batch of episodes, of their P&L or their reward, with gradients."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hedgerl.envs.reward import Moments, Reward
 from hedgerl.pricing._checks import in_interval, nearest, non_negative, positive
 from hedgerl.risk import cvar, entropic_risk
 
@@ -101,3 +104,87 @@ class Criterion(nn.Module):
             return float((pnl * pnl).mean())
         variance = float(pnl.var())
         return variance if self.name == "variance" else float(c * variance**0.5 - pnl.mean())
+
+
+class RewardCriterion(nn.Module):
+    """Minus the mean reward of an episode, in the reward's own unit; less is better.
+
+    pnl (n,): X / M, in the reward's money. linear (n,): what each episode counts by itself, `Judge.linear`. The mean of
+    it, and for each of `Reward.risks` its weight times the risk of the sample, as `Criterion` has them:
+
+        tail_loss  cvar at alpha        entropic  entropic at `risk_aversion`        mean_std  mean_std at the same
+
+    These are what the rewards themselves come to where the moving numbers are those of the very episodes. The threshold
+    of cvar is learned, as everywhere: the quantile of each batch, or a moving one, ended at the same or a little above.
+
+    `moments` follow the batches, for who looks on: the gradient does not need them.
+
+    Raises ValueError for a reward that weighs nothing.
+
+    >>> import torch
+    >>> criterion = RewardCriterion(Reward(loss="cvar", w=2.0, lam=0.5, alpha=0.5))
+    >>> pnl, linear = torch.tensor([-10.0, -2.0, 1.0, 3.0]), torch.tensor([1.0, 1.0, 2.0, 0.0])
+    >>> criterion.start(pnl, linear)
+    >>> round(float(criterion(pnl, linear).detach()), 4), criterion.measure(pnl.numpy(), linear.numpy())
+    (13.0, 13.0)
+    """
+
+    name = "reward"
+    unit: Tensor  # (), size of the first batch's terms
+
+    def __init__(self, reward: Reward) -> None:
+        super().__init__()
+        if not reward.total_weights and not reward.pnl_weight:
+            raise ValueError("reward must give a weight to P&L or to one of its terms, got none")
+        self.reward = reward
+        self.moments = Moments()
+        self.weights = reward.risks
+        self.risks = nn.ModuleDict({name: _risk(reward, name) for name in self.weights})
+        self.register_buffer("unit", torch.ones((), dtype=torch.float64))
+
+    def start(self, pnl: Tensor, linear: Tensor) -> None:
+        """Takes the unit, and the thresholds of risks, from a first batch."""
+        with torch.no_grad():
+            sizes = linear.detach().abs().mean()
+            for risk, weight in self._weighted():
+                risk.start(pnl)
+                sizes = sizes + weight * risk.unit
+            self.unit.copy_(sizes.clamp_min(1e-12))
+
+    def forward(self, pnl: Tensor, linear: Tensor) -> Tensor:
+        """The objective of a batch, a scalar with gradients."""
+        value = linear.mean()
+        for risk, weight in self._weighted():
+            value = value + weight * risk(pnl)
+        return value
+
+    def follow(self, pnl: Tensor) -> None:
+        """Takes a batch into `moments`."""
+        self.moments.learn(-pnl.detach(), self.reward)
+
+    @property
+    def money(self) -> float:
+        """What the objective is divided by for the optimiser to meet numbers of order one."""
+        return float(self.unit)
+
+    def measure(self, pnl: np.ndarray, linear: np.ndarray) -> float:
+        """The objective of a sample, as tests and reports state it."""
+        return float(linear.mean()) + sum(weight * risk.measure(pnl) for risk, weight in self._weighted())
+
+    def get_extra_state(self) -> dict[str, float]:
+        """See `torch.nn.Module`: the moments."""
+        return self.moments.state
+
+    def set_extra_state(self, state: Mapping[str, float]) -> None:
+        """See `get_extra_state`."""
+        self.moments.state = state
+
+    def _weighted(self) -> list[tuple[Any, float]]:
+        return [(self.risks[name], weight) for name, weight in self.weights.items()]
+
+
+def _risk(reward: Reward, term: str) -> Criterion:
+    """The risk that a term of the reward stands for, of P&L in its money."""
+    if term == "tail_loss":
+        return Criterion("cvar", reward.alpha)
+    return Criterion(term, reward.aversion(term))

@@ -118,6 +118,13 @@ class Reward:
             sums[name] += weight
         return {name: weight for name, weight in sums.items() if weight}
 
+    @property
+    def risks(self) -> dict[str, float]:
+        """Weight of each term that has one and stands for a risk of all episodes together: its mean is least, and that
+        risk, at the moving numbers of these very episodes. A given `threshold` does not move."""
+        fixed = {"tail_loss"} if self.threshold is not None else set()
+        return {name: weight for name, weight in self.total_weights.items() if name in _RISKS - fixed}
+
     def aversion(self, term: str) -> float:
         """The risk aversion of a term."""
         if self.risk_aversion is not None:
@@ -173,7 +180,7 @@ class Moments:
 
     def learn(self, losses: Any, reward: Reward) -> None:
         """Takes in the losses (n,) of a batch of episodes."""
-        sample = np.asarray(losses, dtype=np.float64)
+        sample = np.asarray(to_numpy(losses), dtype=np.float64)
         n, tail = sample.size, 1.0 - reward.alpha
         mean, a = float(sample.mean()), reward.aversion("entropic")
         variance = float(((sample - mean) ** 2).mean())
@@ -201,6 +208,9 @@ class Moments:
 
 class Judge:
     """Rewards of one batch of episodes: told of each step's outcome, it keeps the sums of all terms.
+
+    On torch the rewards carry gradients to the targets, in which the moments are constants: at the best moments that is
+    the gradient of the risk itself (envelope theorem). Where |x| and max(x, 0) bend it is the mean of both sides'.
 
     learn: whether `moments` takes in the episodes when they end; the very first batch is taken in before it is judged.
     """
@@ -276,8 +286,18 @@ class Judge:
         """L = -X / M of the episodes, (n,)."""
         return (self.opening - self.rollout.wealth) * self.per_money
 
+    def linear(self) -> Array:
+        """What an episode so far counts by itself, (n,): the weighted terms but for `Reward.risks`, less pnl_weight
+        x X / M. The mean reward is minus the mean of it and minus the weighted risks."""
+        value = self.config.pnl_weight * self.losses()
+        risks = self.config.risks
+        for name, _, weight in self._terms:
+            if weight and name not in risks and name in self.sums:
+                value = value - weight * self.sums[name]
+        return value
+
     def _learn(self) -> None:
-        self.moments.learn(to_numpy(self.losses()), self.config)
+        self.moments.learn(self.losses(), self.config)
 
 
 _VOLATILITY = 0.2  # of a usual step, per square root of a year
@@ -413,4 +433,5 @@ TERMS: dict[str, Term] = {
     "entropic": _entropic,
     "mean_std": _mean_std,
 }
+_RISKS = frozenset({"tail_loss", "entropic", "mean_std"})
 _TERMINAL = frozenset({"tail_loss", "terminal_exposure", "entropic", "mean_std"})  # 0 before the last step

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -43,7 +44,8 @@ from hedgerl.pricing._checks import positive, whole_number
 from hedgerl.report import table, write_report
 from hedgerl.sim.noise import drawn_seed, entropy, seed_sequence
 from hedgerl.training import board, checkpoint, learners
-from hedgerl.training.fixed_paths import Acting, FixedPaths, Goal, Score, paired_intervals
+from hedgerl.training.champion import Contender
+from hedgerl.training.fixed_paths import Acting, FixedPaths, Goal, Score, linear_terms, paired_intervals
 from hedgerl.training.settings import (
     AGENTS,
     DEVICES,
@@ -183,8 +185,7 @@ def plan(config: TrainConfig) -> Plan:
     stages = tuple(curriculum.task(task, stage) for stage in range(curriculum.stages + 1))
     history = backtest.history(config.data, make, config.every)
     reward = Reward(**dataclasses.asdict(config.reward))
-    name = config.objective.name
-    objective = Goal(OBJECTIVE_OF_LOSS[reward.loss] if name == "auto" else name, _parameter(config, reward))
+    objective = _goal(config, reward, task)
     observation, action = _interface(config, task, reward)
     hedges = [backtest.hedge(entry) for entry in config.baselines]
     algorithm = agent.algorithm.upper() if isinstance(agent, SACConfig) else LABELS.get(agent.name, agent.name)
@@ -220,6 +221,18 @@ def plan(config: TrainConfig) -> Plan:
         entropy(config.seed),
         device,
     )
+
+
+def _goal(config: TrainConfig, reward: Reward, task: Task) -> Goal:
+    """What policies are judged by."""
+    name = config.objective.name
+    if name == "reward":
+        if config.objective.parameter is not None:
+            raise ValueError(
+                f"objective.parameter must be null where objective.name is reward, got {config.objective.parameter!r}"
+            )
+        return Goal.of_reward(reward, task)
+    return Goal(OBJECTIVE_OF_LOSS[reward.loss] if name == "auto" else name, _parameter(config, reward))
 
 
 def _parameter(config: TrainConfig, reward: Reward) -> float | None:
@@ -304,9 +317,7 @@ def fit(
         torch.set_num_threads(config.threads)
     planned = plan(config)
     learner = learners.make(config.agent, planned.setting(config, 0))  # raises what it must before paths are drawn
-    content: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
-    content["seed"] = planned.seed
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    content, digest = _kept(config, planned)
     saved: dict[str, Any] | None = None
     if resume:
         saved = checkpoint.load(folder)
@@ -320,6 +331,24 @@ def fit(
         _write(folder / RUN, json.dumps(told, indent=1) + "\n")
         _write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(content)))
     return _learn(config, planned, learner, folder, digest, saved, content, watch)
+
+
+def resumable(config: TrainConfig, folder: Path) -> bool:
+    """Whether the folder is a run of this configuration that has a checkpoint to go on from."""
+    if not ((folder / CONFIG).is_file() and (folder / RUN).is_file()):
+        return False
+    try:
+        saved = checkpoint.load(folder)
+    except ValueError:
+        return False
+    return bool(saved["config"] == _kept(config, plan(config))[1])
+
+
+def _kept(config: TrainConfig, planned: Plan) -> tuple[dict[str, Any], str]:
+    """(content of config.yaml, its digest)."""
+    content: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    content["seed"] = planned.seed
+    return content, hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 Watch = Callable[[Progress, Score], bool | None]  # after a validation: True ends the training
@@ -525,6 +554,7 @@ class _Trainer:
 
     def save(self, learner: learners.Learner, stage: int) -> None:
         """Writes a checkpoint; the learner's and all generators' states are those between two iterations."""
+        self.board.flush()
         content = {
             "config": self.digest,
             "stage": stage,
@@ -540,6 +570,16 @@ class _Trainer:
         return Diverged(f"training stopped at iteration {number}: {what}{kept}")
 
 
+def tuned(config: TrainConfig, planned: Plan) -> TunedBand:
+    """The band of the least objective, on paths of its own."""
+    return TunedBand.fit(
+        planned.task,
+        objective=planned.objective.in_money(planned.task).for_band(planned.task.n_steps),
+        n_paths=config.tuning.n_paths,
+        seed=config.tuning.seed,
+    )
+
+
 def _hedges(config: TrainConfig, planned: Plan, progress: Progress) -> dict[str, Any]:
     """The baselines, the tuned band fitted or as it was fitted before."""
     policies: dict[str, Any] = {}
@@ -549,13 +589,7 @@ def _hedges(config: TrainConfig, planned: Plan, progress: Progress) -> dict[str,
             continue
         if progress.band is None:
             _say(f"{name}: tuning on {config.tuning.n_paths:,} paths")
-            fitted = TunedBand.fit(
-                planned.task,
-                objective=planned.objective.in_money(planned.task).for_band(),
-                n_paths=config.tuning.n_paths,
-                seed=config.tuning.seed,
-            )
-            progress.band = fitted.to_dict()
+            progress.band = tuned(config, planned).to_dict()
         policies[name] = TunedBand.from_dict(progress.band)
     return policies
 
@@ -591,7 +625,8 @@ def _finish(fitted: Fitted) -> Path:
                 resamples=config.bootstrap,
             ).study(market=label, notes=(backtest.marks(task.market),))
         )
-    metrics = _metrics(fitted, studies[0])
+    linear = linear_terms(policies, planned.task, planned.objective, config.n_paths, config.test_seed)
+    metrics = _metrics(fitted, studies[0], linear)
     print(table(studies))
     print(_against(planned, metrics))
     report = write_report(
@@ -606,7 +641,18 @@ def _finish(fitted: Fitted) -> Path:
     )
     policy = save_bundle(folder / POLICY, fitted.module, dataclasses.replace(card, metrics=metrics))
     fitted.board.scalars({"test/objective": metrics["objective"]["test"]}, config.agent.iterations)
-    fitted.board.finish({POLICY: policy, "report": report, "results": folder / "results.json"})
+    pnl = studies[0].results[planned.name].pnl
+    contender = Contender(
+        policy,
+        planned.task,
+        planned.label,
+        planned.objective,
+        pnl,
+        config.test_seed,
+        config.bootstrap,
+        None if linear is None else linear[planned.name],
+    )
+    fitted.board.finish({POLICY: policy, "report": report, "results": folder / "results.json"}, contender)
     fitted.board.close()
     print(f"\npolicy: {_short(policy)}\nreport: {_short(report)}")
     return policy
@@ -620,12 +666,13 @@ def _note(fitted: Fitted) -> str:
     )
 
 
-def _metrics(fitted: Fitted, study: Study) -> dict[str, Any]:
-    """What the card tells: the objective and some measures on the test paths, with paired intervals."""
+def _metrics(fitted: Fitted, study: Study, linear: Mapping[str, np.ndarray] | None) -> dict[str, Any]:
+    """What the card tells: the objective and some measures on the test paths, with paired intervals; linear: of each
+    policy, see `Goal`."""
     config, planned = fitted.config, fitted.plan
     goal, name = planned.objective, planned.name
     pnl = {label: result.pnl for label, result in study.results.items()}
-    intervals = paired_intervals(goal, pnl, name, config.bootstrap, study.confidence, config.test_seed)
+    intervals = paired_intervals(goal, pnl, name, config.bootstrap, study.confidence, config.test_seed, linear)
     against: dict[str, Any] = {label: {"objective": interval} for label, interval in intervals.items()}
     for row in study.differences.to_dict(orient="records"):
         if row["metric"] in SHOWN and row["policy"] in against:
@@ -640,9 +687,10 @@ def _metrics(fitted: Fitted, study: Study) -> dict[str, Any]:
         "objective": {
             "name": goal.name,
             "parameter": goal.level,
-            "test": goal(pnl[name]),
+            "label": goal.label,
+            "test": goal(pnl[name], None if linear is None else linear[name]),
             "validation": fitted.best["value"],
-            "unit": "per 100 of initial spot x size",
+            "unit": goal.money,
         },
         "market": planned.label,
         "n_paths": config.n_paths,
@@ -657,15 +705,17 @@ def _against(planned: Plan, metrics: Mapping[str, Any]) -> str:
     """The objective of the policy beside every baseline's, as lines."""
     goal = planned.objective
     confidence = f"{100 * metrics['confidence']:.0f} %"
+    digits = ".4f" if goal.reward is None else ".5g"  # its weights decide how large it is
     lines = [
-        f"\n{goal.label} on the test paths, less is better: {planned.name} {metrics['objective']['test']:.4f}",
+        f"\n{goal.label} on the test paths, less is better: {planned.name} {metrics['objective']['test']:{digits}}",
         f"{'against':<36}{'objective':>12}{'difference':>12}{f'{confidence} interval':>24}",
     ]
     for label, row in metrics["against"].items():
         each = row["objective"]
-        interval = f"[{each['low']:+.4f}, {each['high']:+.4f}]"
+        interval = f"[{each['low']:+{digits}}, {each['high']:+{digits}}]"
         verdict = "better" if each["high"] < 0.0 else "worse" if each["low"] > 0.0 else "not told apart"
-        lines.append(f"{label[:35]:<36}{each['value']:>12.4f}{each['difference']:>+12.4f}{interval:>24}  {verdict}")
+        values = f"{each['value']:>12{digits}}{each['difference']:>+12{digits}}"
+        lines.append(f"{label[:35]:<36}{values}{interval:>24}  {verdict}")
     return "\n".join(lines)
 
 

@@ -23,13 +23,15 @@ from hedgerl import backtest, cli, train
 from hedgerl.agents.agent import Agent
 from hedgerl.backtest import BacktestConfig
 from hedgerl.baselines import Delta, Objective
-from hedgerl.envs import ShortOption
+from hedgerl.envs import Reward, ShortOption
 from hedgerl.envs.reward import TERMS
 from hedgerl.evaluation import evaluate
+from hedgerl.evaluation.rollouts import roll_out
 from hedgerl.report import table
 from hedgerl.sim import BlackScholes
+from hedgerl.sim.noise import drawn_seed, seed_sequence
 from hedgerl.train import TrainConfig
-from hedgerl.training import board, checkpoint, settings
+from hedgerl.training import checkpoint, settings
 from hedgerl.training.fixed_paths import Acting, FixedPaths, Goal, paired_intervals
 
 TINY = [
@@ -368,22 +370,9 @@ def test_contradictions_fail_before_anything_is_simulated(agent, overrides, mess
 
 def test_a_missing_tracker_is_told_at_once(tmp_path, monkeypatch):
     """Catches a run that ends before its first line because a package is not there."""
-    monkeypatch.setattr(board.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="tracking=mlflow needs MLflow, which is not installed: pip install"):
         train.run(configured("sac", "tracking=mlflow"), tmp_path / "run")
-
-
-def test_mlflow_keeps_the_run(tmp_path, no_report):
-    """Behaviour: parameters, curves and the bundle in a SQLite store under the run's folder."""
-    mlflow = pytest.importorskip("mlflow")
-    pytest.importorskip("sqlalchemy")
-    train.run(configured("deep_hedging", "tracking=mlflow"), tmp_path / "run")
-    told = json.loads((tmp_path / "run" / "mlflow_run.json").read_text())
-    client = mlflow.MlflowClient(tracking_uri=told["uri"])
-    run = client.get_run(told["run_id"])
-    assert (run.info.status, run.data.params["agent.iterations"]) == ("FINISHED", "6")
-    assert len(client.get_metric_history(told["run_id"], "validation/objective")) == 4
-    assert "policy" in {item.path for item in client.list_artifacts(told["run_id"])}
 
 
 def test_domain_randomisation_and_history(tmp_path, no_report, capsys):
@@ -495,3 +484,117 @@ def test_acting_is_the_agent(finished):
         seen = rng.normal(size=(5, len(agent.card.observation.columns(agent.task)))).astype(np.float32)
         (first, states[0]), (second, states[1]) = acting.predict(seen, states[0]), agent.predict(seen, states[1])
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_reward_itself_is_the_objective(agent, tmp_path, no_report, capsys):
+    """Identity: validation, test and the interval against every baseline are of the reward, on the paths of the test.
+
+    Catches terms of other paths than the P&L beside them, and a learner that minimises something else.
+    """
+    weights = ["reward.weights.turnover=0.01", "reward.pnl_weight=0.1"]
+    config = configured(agent, "objective.name=reward", "reward=cvar", "reward.lam=0.5", *weights)
+    folder = tmp_path / "run"
+    train.run(config, folder)
+    planned = train.plan(config)
+    card = Agent.load(folder / train.POLICY).card
+    told = card.metrics["objective"]
+    label = "minus the reward (cvar, w 1, lam 0.5, pnl_weight 0.1, turnover 0.01)"
+    assert (told["name"], told["label"], told["unit"]) == ("reward", label, "of the reward of an episode")
+    assert f"{label} on the test paths, less is better" in capsys.readouterr().out
+    assert told["validation"] == min(pd.read_csv(folder / "validation.csv")["objective"])
+    test = FixedPaths(planned.task, config.n_paths, config.test_seed, planned.objective, "evaluation")
+    own = test.score(Agent.load(folder / train.POLICY)).value
+    assert told["test"] == pytest.approx(own, rel=1e-6)
+    assert set(card.metrics["against"]) == {"none", "delta", "tuned band"}
+    row = card.metrics["against"]["delta"]["objective"]
+    assert row["difference"] == pytest.approx(own - test.score(Delta()).value, rel=1e-5)
+    assert row["low"] <= row["difference"] <= row["high"]
+
+
+@pytest.mark.parametrize("loss", ["abs", "mse", "cvar", "entropic", "mean_std"])
+def test_goal_of_the_reward_by_hand(loss):
+    """Identity: from the record of the episodes, by the formulas of this test. Catches a unit off by the notional."""
+    task = ShortOption(market=BlackScholes(volatility=0.2, spot=50.0), quantity=10.0, n_steps=4)
+    scale = None if loss == "cvar" else 2.0
+    reward = Reward(
+        loss=loss, w=0.3, lam=0.7, pnl_weight=0.2, alpha=0.9, risk_aversion=1e-3, weights={"turnover": 0.1}, scale=scale
+    )
+    goal = Goal.of_reward(reward, task)
+    score = FixedPaths(task, 200, 3, goal).score(Delta())
+    scenario = task.scenario(200, drawn_seed(seed_sequence(3, "validation", 0)))
+    record = roll_out(Delta(), task, scenario)
+    money = 50.0 * 10.0 * 1e-6 if scale is None else 2.0
+    loss_of = -record.pnl / money
+    cost = np.stack(list(record.costs.values())).sum(0)
+    gross = np.diff(record.wealth, axis=0) + cost[1:]  # wealth is after the trade of its step
+    deviation = {"abs": abs(gross / money).sum(0), "mse": ((gross / money) ** 2).sum(0)}.get(loss, np.zeros(200))
+    traded = (abs(record.trades) * scenario.mid[:-1]).sum((0, 2))
+    linear = 0.7 * cost.sum(0) / money + 0.1 * traded / money + 0.2 * loss_of + 0.3 * deviation
+    np.testing.assert_allclose(score.linear, linear, rtol=1e-9, atol=1e-9 * abs(linear).max())
+    risk = {
+        "cvar": np.sort(loss_of)[-20:].mean(),
+        "entropic": np.log(np.exp(1e-3 * loss_of).mean()) / 1e-3,
+        "mean_std": loss_of.mean() + 1e-3 * loss_of.std(),
+    }.get(loss, 0.0)
+    assert score.value == pytest.approx(linear.mean() + 0.3 * risk, rel=1e-9)
+    assert goal(score.pnl, score.linear) == score.value
+    in_money = goal.in_money(task)(record.pnl, score.linear)
+    assert in_money == pytest.approx(score.value, rel=1e-9)
+
+
+def test_band_of_a_reward_is_fitted_to_the_nearest_objective():
+    """Catches a band that is fitted to risk alone where the reward weighs cost a hundred times as much."""
+    task = ShortOption(market=BlackScholes(volatility=0.2))
+
+    def fitted(**changes) -> Objective:
+        return Goal.of_reward(Reward(**changes), task).in_money(task).for_band(21)
+
+    assert fitted(loss="cvar", w=1.0, lam=0.0, alpha=0.9) == Objective("cvar", 0.9)
+    costly = fitted(loss="cvar", w=0.01, lam=1.0)
+    assert costly.parameter == pytest.approx(2.0627 * 0.01 / 1.01, rel=1e-3)
+    assert fitted(loss="mse") == Objective("variance")
+    assert fitted(loss="abs", lam=0.0) == Objective("variance")
+    assert fitted(loss="abs", w=2.0, lam=4.0).parameter == pytest.approx(0.5 * math.sqrt(42 / math.pi))
+    assert fitted(loss="mean_std", w=1.0, lam=1.0, risk_aversion=1.5) == Objective("mean_std", 0.75)
+    entropic = fitted(loss="entropic", risk_aversion=1e-4)  # 1 per 100 of initial spot x size
+    assert entropic.parameter == pytest.approx(Goal("entropic", 1.0).in_money(task).level, rel=1e-12)
+
+
+def test_a_reward_needs_its_terms():
+    """Catches a goal that quietly judges P&L alone."""
+    task = ShortOption(market=BlackScholes(volatility=0.2))
+    with pytest.raises(ValueError, match="linear must be given where the objective is the reward"):
+        Goal.of_reward(Reward(), task)(np.zeros(3))
+    with pytest.raises(ValueError, match="reward must be given where the objective is the reward only"):
+        Goal("reward")
+    with pytest.raises(ValueError, match=r"objective\.parameter must be null where objective\.name is reward, got 0.9"):
+        train.plan(configured("sac", "objective.name=reward", "objective.parameter=0.9"))
+    with pytest.raises(ValueError, match="reward must give a weight to P&L or to one of its terms"):
+        train.plan(configured("deep_hedging", "objective.name=reward", "reward.w=0", "reward.lam=0"))
+
+
+def test_a_run_for_the_reward_is_continued(tmp_path, monkeypatch, no_report):
+    """Twin: stopped in the third iteration, in a stage of a curriculum, and continued: the same weights and moments.
+
+    Catches thresholds or moments of the reward that a checkpoint lacks.
+    """
+    threads = f"threads={torch.get_num_threads()}"
+    config = configured("deep_hedging", "objective.name=reward", "reward=cvar", "curriculum=ramp", threads)
+    train.run(config, tmp_path / "whole")
+    real = train._Trainer.iterate
+
+    def iterate(self, learner, stage):
+        if self.progress.iteration == 2:
+            signal.raise_signal(signal.SIGINT)
+        real(self, learner, stage)
+
+    monkeypatch.setattr(train._Trainer, "iterate", iterate)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(config, tmp_path / "stopped")
+    monkeypatch.setattr(train._Trainer, "iterate", real)
+    train.run(config, tmp_path / "stopped", resume=True)
+    assert weights(tmp_path / "whole") == weights(tmp_path / "stopped")
+    states = [checkpoint.load(tmp_path / name)["learner"]["criterion"] for name in ("whole", "stopped")]
+    assert states[0]["_extra_state"] == states[1]["_extra_state"]
+    assert states[0]["_extra_state"]["episodes"] == 6 * 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import json
 import math
 import re
@@ -15,20 +15,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from hedgerl.agents import registry
+from hedgerl.training.champion import Contender
 from hedgerl.training.settings import TrackingConfig
 
 _MLFLOW_RUN = "mlflow_run.json"
+_EVERY, _MOST_ROWS = 5.0, 500  # seconds from one batch of metrics to the next; rows of a batch
 _ILLEGAL = re.compile(r"[^\w\-. :/]")  # in the name of a metric
 
 
 def check(tracking: TrackingConfig) -> None:
     """Raises ValueError where a package that is asked for is not installed."""
-    if tracking.mlflow and importlib.util.find_spec("mlflow") is None:
-        raise ValueError("tracking=mlflow needs MLflow, which is not installed: pip install 'hedgerl[track]'")
-    if tracking.mlflow and tracking.uri is None and importlib.util.find_spec("sqlalchemy") is None:
-        raise ValueError(
-            "tracking=mlflow keeps a SQLite store, which needs two packages more: pip install sqlalchemy alembic"
-        )
+    if tracking.mlflow:
+        registry.check("tracking=mlflow", tracking.uri)
 
 
 class Board:
@@ -37,7 +36,7 @@ class Board:
 
     def __init__(self, run: Path, tracking: TrackingConfig, iteration: int, parameters: Mapping[str, Any]) -> None:
         self._writer: Any = None
-        self._mlflow: Any = None
+        self._mlflow: _MLflow | None = None
         if tracking.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -62,60 +61,130 @@ class Board:
                 if finite.size:
                     self._writer.add_histogram(name, finite, iteration)
 
-    def finish(self, artifacts: Mapping[str, Path]) -> None:
-        """The end of a run that is complete: MLflow keeps its results."""
+    def flush(self) -> None:
+        """Sends what waits: before a checkpoint, so that a run that goes on from it has no gap."""
         if self._mlflow is not None:
-            self._mlflow.finish(artifacts)
+            self._mlflow.flush()
+
+    def finish(self, artifacts: Mapping[str, Path], contender: Contender | None = None) -> None:
+        """The end of a run that is complete: MLflow keeps its results and registers the policy."""
+        if self._mlflow is not None:
+            self._mlflow.finish(artifacts, contender)
 
     def close(self) -> None:
         """Writes what is left."""
         if self._writer is not None:
             self._writer.close()
+        if self._mlflow is not None:
+            self._mlflow.close()
 
 
 class _MLflow:
-    """One run of MLflow for one folder, however often it is continued."""
+    """One run of MLflow for one folder, however often it is continued.
+
+    Metrics go in batches: SQLite writes to disk at each. Once training has begun, a store that fails costs metrics and
+    a line, never the run.
+    """
 
     def __init__(self, run: Path, tracking: TrackingConfig, parameters: Mapping[str, Any]) -> None:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
-        uri = f"sqlite:///{(run / 'mlflow.db').resolve()}" if tracking.uri is None else tracking.uri
-        self.client = MlflowClient(tracking_uri=uri)
+        self._tracking = tracking
+        self._rows: list[tuple[str, float, int, int]] = []  # name, value, time in ms, iteration
+        self._failed = self._ended = False
+        self._next = time.monotonic() + _EVERY
+        self._logged: dict[str, int] | None = None  # name -> last iteration, of a run that goes on
         known = run / _MLFLOW_RUN
-        try:
-            if known.is_file():
-                self.run_id = str(json.loads(known.read_text())["run_id"])
-                self.client.get_run(self.run_id)
-                return
-            found = self.client.get_experiment_by_name(tracking.experiment)
-            if found is None:
-                where = (run / "mlflow_artifacts").resolve().as_uri()
-                experiment = self.client.create_experiment(tracking.experiment, artifact_location=where)
-            else:
-                experiment = found.experiment_id
-            self.run_id = self.client.create_run(experiment, run_name=run.name).info.run_id
-        except MlflowException as error:
-            raise ValueError(f"tracking=mlflow: {str(error).partition(chr(10))[0]}") from error
-        known.write_text(json.dumps({"run_id": self.run_id, "uri": uri}) + "\n")
-        for name, value in _flat(parameters):
-            self.client.log_param(self.run_id, name, str(value)[:500])
+        before = json.loads(known.read_text()) if known.is_file() else {}
+        uri = before.get("uri") if tracking.uri is None else tracking.uri
+        self.store = registry.Store.open(uri, create=True)
+        if before and self.store.goes_on(before["run_id"]):
+            self.run_id = str(before["run_id"])
+            self._logged = {}
+            return
+        if before:
+            _say(f"tracking=mlflow: the store has no run {before['run_id']} any more; a new one begins")
+        self.run_id = self.store.new_run(tracking.experiment, run.name)
+        known.write_text(json.dumps({"run_id": self.run_id, "uri": self.store.uri}) + "\n")
+        self.store.log(self.run_id, parameters={name: str(value)[:500] for name, value in _flat(parameters)})
 
     def metrics(self, values: Mapping[str, float], iteration: int) -> None:
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        rows = [Metric(_ILLEGAL.sub("_", name), value, now, iteration) for name, value in values.items()]
-        if rows:
-            self.client.log_batch(self.run_id, metrics=rows)
+        self._rows += [(_ILLEGAL.sub("_", name), value, now, iteration) for name, value in values.items()]
+        if time.monotonic() >= self._next or len(self._rows) >= _MOST_ROWS:
+            self.flush()
 
-    def finish(self, artifacts: Mapping[str, Path]) -> None:
-        for name, path in artifacts.items():
-            if path.is_dir():
-                self.client.log_artifacts(self.run_id, str(path), name)
-            elif path.is_file():
-                self.client.log_artifact(self.run_id, str(path))
-        self.client.set_terminated(self.run_id)
+    def flush(self) -> None:
+        """Sends what there is; what cannot be sent is kept for later, which a store that is away puts off."""
+        began = time.monotonic()
+        if self._failed and began < self._next:
+            return
+        try:
+            self._send()
+            self._failed = False
+        except Exception as error:
+            if not self._failed:
+                _say(f"tracking=mlflow: metrics are held back: {_line(error)}")
+            self._failed = True
+        took = time.monotonic() - began
+        self._next = time.monotonic() + max(_EVERY, (10.0 if self._failed else 100.0) * took)
+
+    def _send(self) -> None:
+        while self._rows:
+            part = self._rows[:_MOST_ROWS]
+            self.store.log(self.run_id, metrics=[row for row in part if self._is_new(row[0], row[3])])
+            del self._rows[: len(part)]
+
+    def _is_new(self, name: str, iteration: int) -> bool:
+        """Whether the run, before it went on, lacked this."""
+        if self._logged is None:
+            return True
+        if name not in self._logged:
+            self._logged[name] = self.store.last_step(self.run_id, name)
+        return iteration > self._logged[name]
+
+    def finish(self, artifacts: Mapping[str, Path], contender: Contender | None) -> None:
+        """Nothing that fails here undoes the training, whose policy is on disk."""
+        self._ended = True
+        try:
+            self._send()
+            for name, path in artifacts.items():
+                if path.is_dir():
+                    self.store.patiently("log_artifacts", self.run_id, str(path), name)
+                elif path.is_file():
+                    self.store.patiently("log_artifact", self.run_id, str(path))
+            if contender is not None and self._tracking.register:
+                print(f"\nregistry: {self._registered(contender)}")
+        except Exception as error:
+            _say(f"tracking=mlflow: the run is not complete in MLflow: {_line(error)}")
+        self._terminate("FINISHED")
+
+    def _registered(self, contender: Contender) -> registry.Verdict:
+        model = self._tracking.model or contender.model
+        verdict = self.store.register(
+            model, self.run_id, contender.bundle.name, contender.tags, contender.against, self._tracking.promote
+        )
+        told = {"registered_model": model, "version": str(verdict.version), **verdict.tags}
+        self.store.log(self.run_id, tags={f"registry.{name}": value for name, value in told.items()})
+        return verdict
+
+    def close(self) -> None:
+        """Of a run that has not come to its end: stopped, to be continued, or failed."""
+        if self._ended:
+            return
+        self._ended = True
+        self.flush()
+        self._terminate("FAILED" if isinstance(sys.exception(), Exception) else "KILLED")
+
+    def _terminate(self, status: str) -> None:
+        with contextlib.suppress(Exception):
+            self.store.patiently("set_terminated", self.run_id, status)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -32,7 +32,7 @@ class Setting:
     observation: Any
     action: Any
     reward: Reward
-    objective: tuple[str, float]  # of P&L in currency
+    objective: tuple[str, float]  # of P&L in currency; "reward": the reward's
     seed: int
     stage: int
     iterations: int  # in all
@@ -339,7 +339,7 @@ class Pathwise:
     def __init__(self, config: DeepHedgingConfig, setting: Setting) -> None:
         from hedgerl.agents.deep_hedging import DeepHedging
         from hedgerl.agents.hedge_network import HedgeNetwork
-        from hedgerl.agents.objectives import Criterion
+        from hedgerl.agents.objectives import Criterion, RewardCriterion
 
         self.setting, self.config = setting, config
         name, parameter = setting.objective
@@ -349,7 +349,7 @@ class Pathwise:
         self.learner = DeepHedging(
             setting.task,
             network,
-            Criterion(name, parameter),
+            RewardCriterion(setting.reward) if name == "reward" else Criterion(name, parameter),
             learning_rate=config.learning_rate,
             batch_paths=config.batch_paths,
             pool_batches=config.pool_batches,
@@ -365,18 +365,18 @@ class Pathwise:
 
     @property
     def moments(self) -> Moments | None:
-        return None
+        return getattr(self.learner.criterion, "moments", None)
 
     def iterate(self, iteration: int) -> tuple[Scalars, Histograms]:
         learner = self.learner
         learner.learn(self.setting.iterations - learner.iteration, callback=lambda _: False)
         assert learner.loss is not None
         scale = 100.0 / (self.setting.whole.market.spot * self.setting.whole.size)
-        power = 2 if self.setting.objective[0] in ("variance", "quadratic") else 1
-        return {
-            "train/objective": learner.loss * scale**power,
-            "train/learning_rate": learner.rate(iteration),
-        }, {}
+        power = {"variance": 2, "quadratic": 2, "reward": 0}.get(self.setting.objective[0], 1)
+        scalars = {"train/objective": learner.loss * scale**power, "train/learning_rate": learner.rate(iteration)}
+        if self.moments is not None and _learns(self.setting.reward):
+            scalars |= {f"moments/{name}": value for name, value in self.moments.state.items()}
+        return scalars, {}
 
     def module(self) -> PolicyModule:
         return copy.deepcopy(self.learner.network).eval().requires_grad_(False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hedgerl.agents.curriculum import Curriculum
+from hedgerl.agents.registry import check_name
 from hedgerl.pricing._checks import finite, in_interval, non_negative, positive, whole_number
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -175,7 +176,7 @@ class ValidationConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """What a policy is judged by: one number of its P&L."""
+    """What a policy is judged by: one number of its P&L, or its reward."""
 
     name: str = "auto"
     parameter: float | None = None
@@ -189,7 +190,15 @@ class TrackingConfig:
     mlflow: bool = False
     uri: str | None = None
     experiment: str = "hedgerl"
+    register: bool = True
+    model: str | None = None
+    promote: str = "auto"
     tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("tracking.promote", self.promote, ("auto", "never"))
+        if self.model is not None:
+            check_name("tracking.model", self.model)
 
 
 @dataclass

@@ -8,8 +8,21 @@ import torch
 
 from hedgerl.agents.deep_hedging import DeepHedging
 from hedgerl.agents.hedge_network import HedgeNetwork
-from hedgerl.agents.objectives import Criterion
-from hedgerl.envs import Execution, Limits, Listing, OptionBook, Position, ShortOption, SpyOverlay, Task
+from hedgerl.agents.objectives import Criterion, RewardCriterion
+from hedgerl.baselines import Delta
+from hedgerl.envs import (
+    Environment,
+    Execution,
+    Limits,
+    Listing,
+    OptionBook,
+    Position,
+    Reward,
+    ShortOption,
+    SpyOverlay,
+    Task,
+)
+from hedgerl.envs.reward import LOSSES, TERMS
 from hedgerl.evaluation import evaluate
 from hedgerl.evaluation.rollouts import roll_out
 from hedgerl.execution import Funding, HalfSpread, Proportional, SquareRootImpact
@@ -81,27 +94,33 @@ def _validation(learner: DeepHedging):
     return learner._kept
 
 
-@pytest.mark.parametrize("objective", ["mean_std", "cvar", "entropic", "quadratic"])
-def test_gradient_is_that_of_the_objective(objective):
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        *map(Criterion, ("mean_std", "cvar", "entropic", "quadratic")),
+        *(RewardCriterion(Reward(loss=loss, w=0.5, lam=1.0, pnl_weight=0.1)) for loss in LOSSES),
+    ],
+    ids=lambda criterion: criterion.reward.loss + " reward" if criterion.name == "reward" else criterion.name,
+)
+def test_gradient_is_that_of_the_objective(criterion):
     """Finite differences along the gradient. Catches a detached trade, cost or threshold, and a clip's wrong side."""
     task = cao(3)
     torch.manual_seed(1)
     net = HedgeNetwork.for_task(task, hidden=(6,))
     with torch.no_grad():
         net.head.weight.mul_(10)
-    criterion = Criterion(objective)
     learner = DeepHedging(task, net, criterion, seed=1, **SMALL)
     paths = learner._mapped(task.scenario(4000, seed=5))
-    criterion.start(learner.pnl(paths))
+    criterion.start(*learner.outcome(paths))
     weights = [*net.parameters(), *criterion.parameters()]
-    gradients = torch.autograd.grad(criterion(learner.pnl(paths)), weights)
+    gradients = torch.autograd.grad(criterion(*learner.outcome(paths)), weights)
     norm = float(torch.sqrt(sum((each**2).sum().double() for each in gradients)))
     eps, values = 2e-3, []
     for sign in (1.0, -2.0):
         with torch.no_grad():
             for weight, each in zip(weights, gradients, strict=True):
                 weight += sign * eps * each / norm
-            values.append(float(criterion(learner.pnl(paths))))
+            values.append(float(criterion(*learner.outcome(paths))))
     assert (values[0] - values[1]) / (2 * eps) == pytest.approx(norm, rel=0.02)
 
 
@@ -123,6 +142,51 @@ def test_objectives_are_those_of_risk():
         assert float(criterion(batch).detach()) == pytest.approx(value, rel=1e-9)
         assert criterion.money > 0
     assert torch.isfinite(Criterion("entropic", 5.0)(torch.tensor([-1e4, 1e4], dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_reward_is_minus_what_the_environment_pays(loss):
+    """Twin: a batch's objective in torch, its measure in NumPy, and the mean reward of the environment's episodes with
+    the moments of these very episodes. Catches another reward than the one reinforcement learning gets."""
+    task = TASKS["everything"]
+    weights = {"turnover": 0.1, "delta_neutrality": 0.2, "drawdown": 0.3, "terminal_exposure": 0.4, "mean_std": 0.5}
+    reward = Reward(loss=loss, w=0.5, lam=0.25, pnl_weight=0.1, alpha=0.9, weights=weights)
+    learner = DeepHedging(task, {"hidden": (8,)}, reward, seed=1, **SMALL)
+    scenario = task.scenario(200, seed=9)
+    outcome = learner.outcome(scenario)
+    learner.criterion.start(*outcome)
+    own = float(learner.criterion(*outcome).detach())
+    assert learner.criterion.measure(*(each.detach().numpy() for each in outcome)) == pytest.approx(own, rel=1e-9)
+    interface = learner.network.interface
+    environment = Environment(task, interface.observation, interface.action, reward)
+    seen, done, total = environment.reset(scenario), False, 0.0
+    with torch.no_grad():
+        while not done:
+            (action,) = learner.network(torch.as_tensor(seen))
+            seen, got, done = environment.step(action.numpy())
+            total = total + got
+    assert -total.mean() == pytest.approx(own, rel=1e-5)
+
+
+def test_cost_decides_whether_a_reward_hedges():
+    """Behaviour: with lam far above w nothing is traded, with lam = 0 the delta is hedged. Catches a weight on the
+    wrong term, and a band that cannot open or close from where it starts."""
+    task = ShortOption(market=BlackScholes(volatility=0.2), n_steps=8)
+    found = {}
+    for name, w, lam in (("dear", 1e-5, 1.0), ("free", 1.0, 0.0)):
+        learner = DeepHedging(
+            task,
+            {"hidden": (16, 16), "inputs": ("time_left", "liability_moneyness", "liability_delta")},
+            Reward(loss="abs", w=w, lam=lam),
+            learning_rate=0.02,
+            batch_paths=1024,
+            validation_paths=2048,
+            seed=2,
+        ).learn(120)
+        found[name] = evaluate(learner.policy, task, n_paths=2000, seed=3).metrics
+    delta = evaluate(Delta(), task, n_paths=2000, seed=3).metrics
+    assert found["dear"]["cost"] < 0.03 * delta["cost"]
+    assert found["free"]["sd"] < 1.05 * delta["sd"]
 
 
 def test_a_threshold_anywhere_bounds_cvar_and_is_learned():
@@ -160,14 +224,17 @@ def test_without_costs_the_delta_is_found():
     assert record.pnl.std() < 1.03 * (record.pnl - (error * np.diff(record.scenario.spot, axis=0)).sum(0)).std()
 
 
-def test_the_same_seed_gives_the_same_weights_also_when_interrupted(tmp_path):
+EVERYTHING = Reward(loss="cvar", w=0.5, lam=0.1, pnl_weight=0.1, alpha=0.8, weights=dict.fromkeys(TERMS, 0.2))
+
+
+@pytest.mark.parametrize("reward", [None, EVERYTHING], ids=["P&L", "reward"])
+def test_the_same_seed_gives_the_same_weights_also_when_interrupted(reward, tmp_path):
     """Twin: 7 updates at once, and 5, saved to a file, loaded into a new learner, and 2. Catches a counter, moment,
     threshold or order that is not saved, a schedule that starts again, and a generator shared with others."""
 
     def learner(seed: int = 4) -> DeepHedging:
-        return DeepHedging(
-            TASKS["proportional"], {"hidden": (8,)}, "cvar", parameter=0.8, seed=seed, horizon=7, **SMALL
-        )
+        objective = Criterion("cvar", 0.8) if reward is None else reward
+        return DeepHedging(TASKS["proportional"], {"hidden": (8,)}, objective, seed=seed, horizon=7, **SMALL)
 
     whole = learner().learn(7)
     torch.rand(3)
@@ -183,6 +250,9 @@ def test_the_same_seed_gives_the_same_weights_also_when_interrupted(tmp_path):
         assert torch.equal(value, resumed.policy.state_dict()[name]), name
     assert half.validation is not None
     assert (whole.loss, whole.best, whole.validation) == (resumed.loss, resumed.best, resumed.validation)
+    if reward is not None:
+        assert resumed.criterion.moments.state == whole.criterion.moments.state
+        assert whole.criterion.moments.episodes == 7 * SMALL["batch_paths"]
     other = learner(5).learn(1)
     assert not torch.equal(other.network.head.weight, learner().learn(1).network.head.weight)
 
@@ -222,6 +292,8 @@ def test_divergence_stops_with_the_iteration_named():
         ({"objective": "cva"}, "nearest is 'cvar'"),
         ({"objective": "cvar", "parameter": 1.2}, "parameter"),
         ({"objective": "cvar", "parameter": 0.999, "batch_paths": 64}, "batch_paths must"),
+        ({"objective": Reward(loss="cvar", alpha=0.999), "batch_paths": 64}, "batch_paths must"),
+        ({"objective": Reward(w=0.0, lam=0.0)}, "reward must give a weight to P&L or to one of its terms"),
         ({"learning_rate": 0.0}, "learning_rate must"),
         ({"batch_paths": 1}, "batch_paths must"),
         ({"epochs": 0}, "epochs must"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+import torch
 
 from hedgerl.envs import Environment, Reward, Rollout
-from hedgerl.envs.reward import TERMS, Moments
+from hedgerl.envs.reward import LOSSES, TERMS, Judge, Moments
 
 by_task = pytest.mark.parametrize("name", ["short", "rolled", "kept", "overlay", "book"])
 
@@ -163,6 +165,93 @@ def test_entropic_and_mean_std_are_the_risks(tasks):
         else:
             risk = losses.mean() + aversion * losses.std()
         np.testing.assert_allclose(rewards.mean(), -risk, rtol=1e-10)
+
+
+def judged(reward, task, batch, moments, targets):
+    """The judge of episodes with these targets (n_steps, n, k), in the library of the batch."""
+    execution = dataclasses.replace(task.execution, limits=dataclasses.replace(task.execution.limits, whole=False))
+    rollout = Rollout(batch, execution)
+    judge = Judge(reward, task, rollout, moments, learn=False)
+    for target in targets:
+        judge.reward(target, rollout.act(target))
+    return judge
+
+
+@pytest.mark.parametrize("what", [*LOSSES, *(f"term {name}" for name in TERMS)])
+@pytest.mark.parametrize("name", ["short", "kept"])
+def test_gradients_are_those_of_differences(what, name, tasks, full):
+    """Twin and gradient: torch's rewards are NumPy's, and their gradient to every trade is NumPy's finite difference.
+
+    Catches a term that leaves the graph, and a moment or a bend with a gradient of its own. Central differences of
+    1e-5 shares, float64; the targets are not at a bend.
+    """
+    if what.startswith("term "):
+        reward = Reward(w=0.0, lam=0.0, weights={what.removeprefix("term "): 1.0})
+    else:
+        reward = Reward(loss=what, w=0.5, lam=0.25, pnl_weight=0.1, risk_aversion=2e-4)
+    task = tasks(execution=full)[name]
+    batch = task.scenario(8, seed=5)
+    rng = np.random.default_rng(1)
+    targets = 2.0 * task.size * rng.normal(size=(task.n_steps, 8, len(task.instruments)))
+    moments = Moments()
+    moments.learn(judged(reward, task, batch, moments, targets).losses(), reward)
+    known = moments.state
+
+    leaves = torch.tensor(targets, requires_grad=True)
+    mapped = batch.mapped(lambda array: torch.as_tensor(np.ascontiguousarray(array)))
+    total = judged(reward, task, mapped, moments, leaves).total
+    expected = judged(reward, task, batch, moments, targets).total
+    np.testing.assert_allclose(total.detach().numpy(), expected, rtol=1e-10, atol=1e-9)
+    (gradient,) = torch.autograd.grad(total.sum(), leaves)
+    assert bool(torch.isfinite(gradient).all())
+    assert float(gradient.abs().max()) > 0.0 or (
+        name == "short" and what in ("term gamma_neutrality", "term vega_neutrality")
+    )
+    for _ in range(3):
+        direction, eps = rng.normal(size=targets.shape), 1e-5
+        up, down = (
+            judged(reward, task, batch, moments, targets + sign * eps * direction).total.sum() for sign in (1.0, -1.0)
+        )
+        wanted = (up - down) / (2.0 * eps)
+        got = float((gradient * torch.as_tensor(direction)).sum())
+        assert got == pytest.approx(wanted, rel=1e-4, abs=1e-6 * abs(expected).max())
+    assert moments.state == known
+
+
+def test_moments_learn_from_tensors_with_gradients():
+    """Catches moments that keep a graph alive, or that refuse torch."""
+    one, two = Moments(), Moments()
+    losses = torch.linspace(-1.0, 2.0, 7, dtype=torch.float64, requires_grad=True)
+    one.learn(losses * 2.0, Reward(loss="cvar"))
+    two.learn(2.0 * losses.detach().numpy(), Reward(loss="cvar"))
+    assert one.state == two.state
+    assert {type(value) for value in one.state.values()} == {float}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_linear_and_risks_are_the_reward(loss, tasks, full):
+    """Identity: at the moments of the very episodes, minus the mean reward is the mean of `linear` plus the risks.
+
+    Catches a term that is in both or in neither, and a given threshold that is taken for a moving one.
+    """
+    task = tasks(execution=full)["short"]
+    weights = {"turnover": 0.1, "terminal_exposure": 0.2, "mean_std": 0.3, "tail_loss": 0.4}
+    batch, rng = task.scenario(200, seed=3), np.random.default_rng(2)
+    targets = 50.0 * rng.normal(size=(task.n_steps, 200, len(task.instruments)))
+    for threshold in (None, 3.0):
+        reward = Reward(loss=loss, w=0.5, lam=0.25, pnl_weight=0.1, alpha=0.9, weights=weights, threshold=threshold)
+        assert ("tail_loss" in reward.risks) is (threshold is None)
+        moments = Moments()
+        losses = judged(reward, task, batch, moments, targets).losses()
+        moments.learn(losses, reward)
+        judge = judged(reward, task, batch, moments, targets)
+        risks = {
+            "tail_loss": np.sort(losses)[-20:].mean(),
+            "entropic": math.log(np.exp(1e-4 * losses).mean()) / 1e-4,
+            "mean_std": losses.mean() + losses.std(),
+        }
+        expected = judge.linear().mean() + sum(weight * risks[name] for name, weight in reward.risks.items())
+        assert -judge.total.mean() == pytest.approx(expected, rel=1e-9)
 
 
 def test_moments_can_be_kept():
