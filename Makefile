@@ -14,8 +14,9 @@ help:
 	@echo "make run        compare hedges of a monthly call on rough Bergomi, Heston and the S&P 500, and write a report"
 	@echo "make test       all tests"
 	@echo "make lint typecheck"
-	@echo "make simulate | backtest   ARGS=\"key=value ...\" are passed on"
-	@echo "make bench      measure the generators, marks, environments and agents"
+	@echo "make optimize   train a small grid of reward weights and draw risk against cost (a few minutes)"
+	@echo "make simulate | backtest | optimize   ARGS=\"key=value ...\" are passed on"
+	@echo "make bench      measure the generators, marks, environments, agents and studies"
 	@echo "make clean      remove caches and the virtual environment"
 
 setup: $(STAMP)
@@ -63,9 +64,13 @@ bench: $(STAMP)
 	$(BIN)/python scripts/bench_simulate.py $(ARGS)
 	$(BIN)/python scripts/bench_envs.py --append docs/benchmarks.md $(ARGS)
 	$(BIN)/python scripts/bench_agents.py --append docs/benchmarks.md $(ARGS)
+	$(BIN)/python scripts/bench_sweeps.py --append docs/benchmarks.md $(ARGS)
 
-optimize:
-	@echo "hedgerl: error: parameter studies are not part of this version" >&2; exit 2
+# Small enough for ten minutes on two cores; without SMALL it is the whole grid of conf/generate_pareto.yaml.
+SMALL := study=optimize loss=[mse,cvar] w=[1e-4,1e-3,0.01] lam=[0.01] agent.iterations=150 agent.batch_paths=2048 \
+	hpo.n_trials=2 hpo.iterations=40 'hpo.space={agent.batch_paths: null, agent.recurrent: null}' workers=2
+optimize: $(STAMP)
+	$(BIN)/hedgerl generate-pareto $(SMALL) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist hedgerl.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import importlib
+import itertools
 import os
 import re
 import signal
@@ -22,11 +23,16 @@ COMMANDS = {
     "backtest": "compare hedges on simulated markets and on history, and report risk and cost",
     "simulate": "write a dataset of simulated paths and option marks",
     "train": "train an agent, test it against the baselines, and save its policy",
+    "sweep": "search parameters of an agent or a baseline with Optuna",
+    "generate-pareto": "train and test a grid of reward weights, and draw risk against cost",
+    "report": "a table of finished runs",
 }
+REPORT = "report"  # the command that is not a Hydra job
 GROUPS = (  # folders of conf/ that a key may choose from
     *("market", "data", "execution", "task"),
-    *("agent", "reward", "curriculum", "tracking"),
+    *("agent", "reward", "curriculum", "tracking", "search"),
 )
+LAUNCHER = "hydra/launcher"  # the group of Hydra's own that a key may choose from
 FLAGS = {"--seed": "seed"}  # classic flags and the keys that they stand for
 FLAGS_OF = {"train": {"--loss_type": "reward.loss", "--w": "reward.w", "--lam": "reward.lam"}}  # of one command
 FAILURE = 2  # exit status of every expected error
@@ -50,9 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = _command(arguments)
         if command is not None:
-            arguments = [command, *_without_flags(arguments[1:], FLAGS | FLAGS_OF.get(command, {}))]
             with _sigterm_interrupts():
-                _run(command, arguments[1:])
+                if command == REPORT:
+                    importlib.import_module("hedgerl.runs").main(arguments[1:])
+                else:
+                    arguments = [command, *_without_flags(arguments[1:], FLAGS | FLAGS_OF.get(command, {}))]
+                    arguments = [command, *_overrides(command, arguments[1:])]
+                    _run(command, arguments[1:])
             sys.stdout.flush()  # here, not at exit, so that a full disk or a closed pipe is seen
         return 0
     except SystemExit as leave:  # --help, --version and Hydra's own
@@ -80,7 +90,7 @@ def _command(arguments: list[str]) -> str | None:
         description="Learn, test and run cost-aware option hedging.",
         epilog="\n".join(
             ["commands:"]
-            + [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+            + [f"  {name:<16} {what}" for name, what in COMMANDS.items()]
             + ["", "example: hedgerl simulate market=heston n_paths=10000 out=my_paths"]
             + ["`hedgerl COMMAND --help` lists a command's keys; -m runs a grid of them: seed=1,2,3"]
         ),
@@ -129,42 +139,46 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _Failed(BaseException):
-    """Carries an error out of a Hydra job: Hydra catches every Exception and prints lines of its own about it."""
+def _module(command: str) -> Any:
+    return importlib.import_module(f"hedgerl.{command.replace('-', '_')}")
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+
+def _overrides(command: str, arguments: list[str]) -> list[str]:
+    """The arguments as Hydra takes them: -m first, and as the command's `hydra_overrides` makes them.
+
+    Raises UsageError for a flag that Hydra does not have.
+    """
+    import hydra._internal.utils as hydra_utils
+
+    arguments = sorted(arguments, key=lambda item: item not in ("-m", "--multirun"))  # Hydra wants it first
+    flags = hydra_utils.get_args_parser()
+    flags.error = _Parser.error.__get__(flags)  # type: ignore[method-assign]
+    keys = flags.parse_args(arguments).overrides
+    module = _module(command)
+    return list(module.hydra_overrides(arguments, keys)) if hasattr(module, "hydra_overrides") else arguments
 
 
 def _run(command: str, overrides: list[str]) -> None:
     """Runs the command's `from_hydra` as a Hydra job with these overrides."""
     import hydra
-    import hydra._internal.utils as hydra_utils
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import ConfigCompositionException
-    from omegaconf import DictConfig, OmegaConf
 
-    overrides = sorted(overrides, key=lambda item: item not in ("-m", "--multirun"))  # Hydra wants it first
-    flags = hydra_utils.get_args_parser()
-    flags.error = _Parser.error.__get__(flags)  # type: ignore[method-assign]
-    keys = flags.parse_args(overrides).overrides
-    module = importlib.import_module(f"hedgerl.{command}")
-    if hasattr(module, "hydra_overrides"):
-        overrides = module.hydra_overrides(overrides, keys)
+    from hedgerl import multirun, runs
 
-    def job(config: DictConfig) -> None:
-        try:
-            _check_keys(config, OmegaConf.get_type(config))
-            module.from_hydra(config, Path(HydraConfig.get().runtime.output_dir))
-        except Exception as error:
-            raise _Failed(error) from error
-
+    multirun.register()
+    job = multirun.Job(command, _work, _explain)
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [f"hedgerl {command}", *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # an error before the job is raised, not printed
     try:
-        hydra.main(version_base="1.3", config_path="pkg://hedgerl.conf", config_name=command)(job)()
-    except _Failed as failed:
+        with multirun.launched() as many:
+            hydra.main("pkg://hedgerl.conf", command.replace("-", "_"), version_base="1.3")(job)()
+            if many.folder is not None:
+                failure = many.ended()
+                print(runs.summary(many.folder))
+                if failure is not None:
+                    raise failure
+    except multirun.Failed as failed:
         raise failed.error from failed.error.__cause__
     except AssertionError as error:  # OmegaConf asserts what an override cannot do, as with a key below a null
         raise ConfigCompositionException("the overrides do not fit the configuration") from error
@@ -172,6 +186,14 @@ def _run(command: str, overrides: list[str]) -> None:
         sys.argv = before[0]
         if before[1] is None:
             del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _work(command: str, config: Any, folder: Path) -> None:
+    """What a command does with its configuration, in the folder of the run."""
+    from omegaconf import OmegaConf
+
+    _check_keys(config, OmegaConf.get_type(config))
+    _module(command).from_hydra(config, folder)
 
 
 def _check_keys(config: Any, schema: Any, prefix: str = "") -> None:
@@ -200,8 +222,8 @@ def _explain(error: BaseException, arguments: list[str]) -> str | None:
     if isinstance(error, UsageError):
         return _one_line(error)
     if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = str(error.missing_cfg_file).partition("/")
-        return f'unknown {group} "{name}"; {_suggest(name, error.options)}'
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return _explain_choice(group, name, error.options)
     if isinstance(error, OverrideParseException):
         hint = re.fullmatch(r"""([\w.]+)=([^]["'{}\\]+)""", str(error.override))
         quoted = f"; with quotes: '{hint[1]}=\"{hint[2]}\"'" if hint else ""
@@ -223,28 +245,59 @@ def _explain(error: BaseException, arguments: list[str]) -> str | None:
     return None
 
 
+def _explain_choice(group: str, name: str, options: Sequence[str]) -> str:
+    """Says that a group has no such choice; of launchers, which package brings it."""
+    if group == LAUNCHER:
+        from hedgerl.multirun import LAUNCHERS
+
+        if name in LAUNCHERS:
+            return f"{group}={name} needs {LAUNCHERS[name]}: pip install 'hedgerl[dist]'"
+        options = sorted({*options, *LAUNCHERS})
+    return f'unknown {group} "{name}"; {_suggest(name, options)}'
+
+
 def _explain_key(command: str, overrides: list[str]) -> str | None:
     """Names the first override whose key the configuration does not have, with the nearest that it has."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides([item for item in overrides if not item.startswith("-")])
+    groups = {LAUNCHER, *set(GROUPS).intersection(_known_keys(command, ()))}
+    choices = [each for each in parsed if each.get_key_element() in groups]
+    for chosen in itertools.product(*map(_values, choices)):  # more than one in a multirun
+        known = _known_keys(command, chosen)
+        for override in parsed:
+            key = override.get_key_element().lstrip("+~").partition("@")[0]
+            if key not in known and override not in choices:
+                visible = [name for name in known if name.startswith("hydra") == key.startswith("hydra")]
+                prefix = key.rpartition(".")[0]
+                siblings = [name for name in visible if name.rpartition(".")[0] == prefix]
+                if siblings == ["hydra.launcher._target_"]:
+                    return f"unknown key {key}; choose a launcher that has it, as in {LAUNCHER}=joblib"
+                return f"unknown key {key}; {_suggest(key, siblings or visible)}"
+    return None
+
+
+def _values(override: Any) -> list[str]:
+    """An override for each value that a multirun gives the key: one, where it is not swept over."""
+    if not override.is_discrete_sweep():
+        return [str(override.input_line)]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _known_keys(command: str, choices: Iterable[str]) -> list[str]:
+    """The dotted names of all keys of the command's configuration, with these choices of groups."""
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    flags = [item for item in overrides if not item.startswith("-")]
-    parsed = OverridesParser.create().parse_overrides(flags)
+    running = GlobalHydra.instance().hydra  # of a multirun, one of whose runs asks
     GlobalHydra.instance().clear()
-    with initialize_config_module("hedgerl.conf", version_base="1.3"):
-        choices = [item for item, override in zip(flags, parsed, strict=True) if override.get_key_element() in GROUPS]
-        config = compose(command, overrides=choices, return_hydra_config=True)
-    known = list(_keys(OmegaConf.to_container(config, resolve=False)))
-    for override in parsed:
-        key = override.get_key_element().lstrip("+~").partition("@")[0]
-        if key not in known:
-            visible = [name for name in known if name.startswith("hydra") == key.startswith("hydra")]
-            prefix = key.rpartition(".")[0]
-            siblings = [name for name in visible if name.rpartition(".")[0] == prefix]
-            return f"unknown key {key}; {_suggest(key, siblings or visible)}"
-    return None
+    try:
+        with initialize_config_module("hedgerl.conf", version_base="1.3"):
+            config = compose(command.replace("-", "_"), overrides=list(choices), return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = running
+    return list(_keys(OmegaConf.to_container(config, resolve=False)))
 
 
 def _explain_field(cause: Any) -> str | None:
@@ -283,4 +336,4 @@ def _one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(importlib.import_module("hedgerl.cli").main())  # under its own name, by which other processes know it

@@ -37,7 +37,7 @@ SMALL = [
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bactest"], 'unknown command "bactest"; did you mean backtest? (known: backtest, simulate, train)'),
+        (["bactest"], 'unknown command "bactest"; did you mean backtest? (known: backtest, simulate, train, sw'),
         (["--colour"], "unrecognized arguments: --colour"),
         (["backtest", "n_pathz=3"], "unknown key n_pathz; did you mean n_paths?"),
         (["backtest", "+n_pathz=3"], "unknown key n_pathz; did you mean n_paths?"),
@@ -113,6 +113,11 @@ SMALL = [
         (["train", "-m", "resume=nowhere"], "resume goes with no other key: a run continues as it began, got -m"),
         (["backtest", "--w", "1"], "unrecognized arguments: --w"),
         (["backtest", "agents=[nowhere/policy]"], "there is no policy at nowhere/policy"),
+        (["sweep", "search=tuned_bend"], 'unknown search "tuned_bend"; did you mean tuned_band? (known: '),
+        (["sweep", "execution=ray", "n_trialz=3"], "unknown key n_trialz; did you mean n_trials?"),
+        (["generate-pareto", "execution=ray", "--sed", "1"], "unrecognized arguments: --sed"),
+        (["generate-pareto", "execution=ray", "workerz=3"], "unknown key workerz; did you mean workers?"),
+        (["report", "--seed", "1"], "report: unrecognized arguments: --seed"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -150,6 +155,32 @@ def test_version_and_help(capfd):
     for arguments in ([], ["--help"]):
         assert cli.main(arguments) == 0
         assert "simulate" in capfd.readouterr().out
+    for command, key in (("sweep", "n_trials: 40"), ("generate-pareto", "workers: 1"), ("report", "--sort KEY")):
+        assert cli.main([command, "--help"]) == 0
+        assert key in capfd.readouterr().out
+
+
+def test_a_command_may_read_its_keys_in_its_own_way(monkeypatch, capfd):
+    """Behaviour: `hydra_overrides` sees the arguments before anything refuses them, also where another is wrong.
+
+    Catches execution=ray that is looked for among trading costs.
+    """
+    asked = []
+
+    def hydra_overrides(arguments, keys):
+        asked.append((arguments, keys))
+        return ["n_paths=17" if item == "execution=ray" else item for item in arguments]
+
+    monkeypatch.setattr("hedgerl.simulate.hydra_overrides", hydra_overrides, raising=False)
+    monkeypatch.setattr("hedgerl.simulate.run", lambda config, *_: print(config.n_paths))
+    assert cli.main(["simulate", "--seed", "3", "execution=ray"]) == 0
+    assert capfd.readouterr().out == "17\n"
+    assert cli.main(["simulate", "execution=ray", "-m", "n_pathz=3"]) == 2
+    assert capfd.readouterr().err == "hedgerl: error: unknown key n_pathz; did you mean n_paths?\n"
+    assert asked == [
+        (["seed=3", "execution=ray"], ["seed=3", "execution=ray"]),
+        (["-m", "execution=ray", "n_pathz=3"], ["execution=ray", "n_pathz=3"]),
+    ]
 
 
 def test_backtest_leaves_one_folder(tmp_path, capfd):
@@ -275,6 +306,12 @@ def test_train_over_a_grid(tmp_path, capfd):
     out = capfd.readouterr().out
     assert out.count("deep hedging") >= 2
     assert f"policy: runs/{sweep.name}/1/policy" in out
+    table = out.partition(f"2 runs below runs/{sweep.name}\n")[2].splitlines()
+    tests = [json.loads((folder / "policy" / "card.json").read_text())["metrics"]["objective"] for folder in folders]
+    assert table[2].split()[:5] == ["0", "1", "deep", "hedging", "finished"]
+    assert [f"{each['test']:.3f}" in line for each, line in zip(tests, table[2:4], strict=True)] == [True, True]
+    assert "over seeds:" in table
+    assert f"{np.mean([each['test'] for each in tests]):.3f}" in table[-1]
     assert cli.main(["train", f"resume=runs/{sweep.name}/1"]) == 2
     assert "resume must name a run that has not ended" in capfd.readouterr().err
 
