@@ -28,8 +28,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from hedgerl.sim.backend import THREADS, usable_threads
 from hedgerl.studies.tables import write_text
+from hedgerl.studies.workers import THREAD_VARIABLES, environment, share_of_threads
 
 JOB, ERROR, LOG = "job.json", "error.json", "log.txt"
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
@@ -38,7 +38,6 @@ LAUNCHERS = {  # of Hydra's, and the packages that bring them
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
 }
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", THREADS)
 _MARK = "multirun.yaml"  # Hydra's own; who creates it has the folder
 _LONG = 60 * 24 * 365  # minutes
 _NAMED = 10  # files, and runs beside the first that failed, that an error names
@@ -316,7 +315,7 @@ class _Launcher(Launcher):
         if self.kind == "basic":
             return self.inner.launch(job_overrides, initial_job_idx)
         assert self.many.folder is not None
-        with _environment(self._threads(len(batch))), _watched(self.many.folder, batch):
+        with environment(self._threads(len(batch))), _watched(self.many.folder, batch):
             if self.kind == "joblib":
                 return self._joblib(batch)
             if self.kind in ("local", "slurm"):
@@ -341,18 +340,17 @@ class _Launcher(Launcher):
                 )
             taken[subdir] = number
 
-    def _threads(self, n_runs: int) -> int | None:
-        """Of each run; None where the environment or another machine decides."""
+    def _threads(self, n_runs: int) -> dict[str, str]:
+        """Variables by which each run has its share; none where the environment or another machine decides."""
         if "OMP_NUM_THREADS" in os.environ or self.kind not in ("joblib", "local"):
-            return None
+            return {}
         given = OmegaConf.select(self.config, "threads")
-        if given is not None:
-            return int(given)
         at_once = n_runs
         if self.kind == "joblib":
             joblib = importlib.import_module("joblib")
             at_once = min(n_runs, joblib.effective_n_jobs(self.config.hydra.launcher.n_jobs))
-        return max(1, usable_threads() // at_once)
+        threads = share_of_threads(at_once) if given is None else int(given)
+        return {name: str(threads) for name in THREAD_VARIABLES if name not in os.environ}
 
     def _joblib(self, batch: Mapping[int, Sequence[str]]) -> list[JobReturn]:
         """Where a worker dies, joblib ends them all: those runs are lost, and those not begun are launched again."""
@@ -377,24 +375,6 @@ class _Launcher(Launcher):
             for number in begun:
                 del left[number]
         return done
-
-
-@contextmanager
-def _environment(threads: int | None) -> Iterator[None]:
-    """Processes that begin within have so many threads; None: as it is."""
-    if threads is None:
-        yield
-        return
-    before = {name: os.environ.get(name) for name in _THREADS}
-    for name, value in before.items():
-        if value is None:
-            os.environ[name] = str(threads)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
 
 
 @contextmanager

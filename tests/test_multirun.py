@@ -18,6 +18,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from hedgerl import cli, multirun
+from hedgerl.studies import workers
 
 SMALL = [
     *("market=black_scholes", "n_paths=16", "n_steps=4", "maturity=0.02", "options=[]", "preview=false"),
@@ -285,19 +286,20 @@ def test_runs_at_once_share_the_cores(kind, n_jobs, threads, n_runs, expected, m
     """Identity: cores / runs at once, unless something is said. Catches eight runs of eight threads on eight cores."""
     if kind == "joblib":
         pytest.importorskip("joblib")
-    for name in multirun._THREADS:
+    for name in workers.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(multirun, "usable_threads", lambda: 8)
+    monkeypatch.setattr(workers, "usable_threads", lambda: 8)
     config = OmegaConf.create({"threads": threads, "hydra": {"launcher": {"n_jobs": n_jobs}}})
     launcher = multirun._Launcher(None, kind, None, config, multirun.Multirun())
-    assert launcher._threads(n_runs) == expected
+    wanted = {} if expected is None else dict.fromkeys(workers.THREAD_VARIABLES, str(expected))
+    assert launcher._threads(n_runs) == wanted
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
-    with multirun._environment(expected):
+    with workers.environment(launcher._threads(n_runs)):
         assert os.environ.get("OMP_NUM_THREADS") == (None if expected is None else str(expected))
         assert os.environ["MKL_NUM_THREADS"] == "3"
     assert "OMP_NUM_THREADS" not in os.environ
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert launcher._threads(n_runs) is None
+    assert launcher._threads(n_runs) == {}
 
 
 def test_no_hour_for_a_training_of_this_machine():

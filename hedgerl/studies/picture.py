@@ -30,8 +30,8 @@ def write_front(
 ) -> FrontComparison:
     """Writes NAME.csv, NAME.json, NAME.png and NAME.html into the folder, and prints the table and the verdict.
 
-    reference: corner of the hypervolume, in units of the unhedged deviation; None: a tenth beyond the worst policy on
-    each axis.
+    reference: corner of the hypervolume, in units of the unhedged deviation; None: a tenth beyond the worst of the
+    hedges that others are compared with, on each axis.
     """
     arrays = [tested.load(file) for _, file in entries]
     for (point, file), each in zip(entries, arrays, strict=True):
@@ -44,11 +44,12 @@ def write_front(
         if len(objectives) > 1
         else [*objectives, *(["cost"] if "cost" not in objectives else ["risk"])]
     )
+    groups = {group: [i for i, (point, _) in enumerate(entries) if point.group == group] for group in GROUPS}
     if reference is None or len(reference) != len(axes):
         values = front.measure(pnl, cost, unhedged, axes)
-        worst = values[np.isfinite(values).all(axis=1)].max(axis=0)
-        reference = [float(each + 0.1 * abs(each)) for each in worst]
-    groups = {group: [i for i, (point, _) in enumerate(entries) if point.group == group] for group in GROUPS}
+        known = np.isfinite(values).all(axis=1)
+        compared = [i for i in groups["baseline"] if known[i]] or np.flatnonzero(known)
+        reference = [float(each + 0.1 * abs(each)) for each in values[compared].max(axis=0)]
     comparison = front.compare_fronts(
         pnl,
         cost,

@@ -148,5 +148,5 @@ def differing(known: Any, wanted: Any, key: str = "") -> tuple[str, Any, Any] | 
 
 
 def _line(error: BaseException) -> str:
-    """The last cause in a line."""
-    return " ".join(str(error).split())[:200]
+    """What it says first."""
+    return " ".join(str(error).strip().partition("\n")[0].split())

@@ -185,11 +185,11 @@ class LocalPool:
 
     def _started(self, place: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        environment = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        variables = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         if self.devices:
-            environment[_DEVICES] = self.devices[place % len(self.devices)]
+            variables[_DEVICES] = self.devices[place % len(self.devices)]
         process = self._context.Process(target=_serve, args=(theirs, self.threads), name=f"hedgerl-worker-{place}")
-        with _environment(environment):
+        with environment(variables):
             process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -240,7 +240,7 @@ class _Worker:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """Variables for a process that is started within."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
