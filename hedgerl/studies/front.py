@@ -97,15 +97,15 @@ def attainment(values: Any, reference: Sequence[float] | None = None) -> np.ndar
     if points.shape[1] != 2:
         raise ValueError(f"values must have two axes, got {points.shape[1]}")
     points = points[np.isfinite(points).all(axis=1)]
-    if reference is not None:
-        corner = _reference(reference, 2)
+    corner = None if reference is None else _reference(reference, 2)
+    if corner is not None:
         points = points[(points < corner).all(axis=1)]
     front = np.unique(points[non_dominated(points)], axis=0)
     if not len(front):
         return np.zeros((0, 2))
     x, y = front.T
     line = np.column_stack([np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]])
-    if reference is None:
+    if corner is None:
         return line
     return np.vstack([[x[0], corner[1]], line, [corner[0], y[-1]]])
 

@@ -47,8 +47,8 @@ def write_front(
     groups = {group: [i for i, (point, _) in enumerate(entries) if point.group == group] for group in GROUPS}
     if reference is None or len(reference) != len(axes):
         values = front.measure(pnl, cost, unhedged, axes)
-        known = np.isfinite(values).all(axis=1)
-        compared = [i for i in groups["baseline"] if known[i]] or np.flatnonzero(known)
+        known = np.flatnonzero(np.isfinite(values).all(axis=1)).tolist()
+        compared = [i for i in known if i in groups["baseline"]] or known
         reference = [float(each + 0.1 * abs(each)) for each in values[compared].max(axis=0)]
     comparison = front.compare_fronts(
         pnl,

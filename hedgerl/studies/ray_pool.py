@@ -40,7 +40,7 @@ class RayPool:
         except BaseException:
             self._cluster.close()
             raise
-        environment = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        environment = {str(name): str(self.threads) for name in THREAD_VARIABLES}
         if "HEDGERL_DEBUG" in os.environ:
             environment["HEDGERL_DEBUG"] = os.environ["HEDGERL_DEBUG"]
         self._task = self._cluster.ray.remote(_work).options(

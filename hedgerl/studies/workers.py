@@ -185,7 +185,7 @@ class LocalPool:
 
     def _started(self, place: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        variables = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        variables: dict[str, str] = {name: str(self.threads) for name in THREAD_VARIABLES}
         if self.devices:
             variables[_DEVICES] = self.devices[place % len(self.devices)]
         process = self._context.Process(target=_serve, args=(theirs, self.threads), name=f"hedgerl-worker-{place}")
