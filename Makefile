@@ -67,8 +67,9 @@ bench: $(STAMP)
 	$(BIN)/python scripts/bench_sweeps.py --append docs/benchmarks.md $(ARGS)
 
 # Small enough for ten minutes on two cores; without SMALL it is the whole grid of conf/generate_pareto.yaml.
-SMALL := study=optimize loss=[mse,cvar] w=[1e-4,1e-3,0.01] lam=[0.01] agent.iterations=150 agent.batch_paths=2048 \
-	hpo.n_trials=2 hpo.iterations=40 'hpo.space={agent.batch_paths: null, agent.recurrent: null}' workers=2
+SMALL := study=optimize loss=[mse,cvar] w=[1e-4,1e-3,0.01] lam=[0.01] workers=2 \
+	agent.iterations=150 agent.batch_paths=2048 agent.learning_rate=0.015 hpo.n_trials=2 hpo.iterations=40 \
+	'hpo.space={agent.batch_paths: null, agent.recurrent: null}'
 optimize: $(STAMP)
 	$(BIN)/hedgerl generate-pareto $(SMALL) $(ARGS)
 

@@ -24,7 +24,7 @@ from hedgerl import generate_pareto, train
 from hedgerl.agents.agent import Agent
 from hedgerl.evaluation import evaluate
 from hedgerl.generate_pareto import ParetoConfig
-from hedgerl.studies import cell, front
+from hedgerl.studies import cell, front, picture
 from hedgerl.train import TrainConfig
 
 CONF = Path(hedgerl.conf.__file__).parent
@@ -54,6 +54,13 @@ def configured(*overrides: str) -> ParetoConfig:
 
 def raw(folder):
     return pd.read_csv(folder / generate_pareto.RAW)
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch):
+    """Without pictures, which take seconds; the studies of module scope have theirs."""
+    monkeypatch.setattr(picture, "front_png", lambda *_, **__: b"")
+    monkeypatch.setattr(picture, "front_html", lambda *_, **__: "")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 import hedgerl.conf
 from hedgerl import cli, sweep
 from hedgerl.agents.agent import Agent
-from hedgerl.studies import front, search, storage, trial
+from hedgerl.studies import front, picture, search, storage, trial
 from hedgerl.sweep import SweepConfig
 from hedgerl.train import TrainConfig
 
@@ -42,6 +42,13 @@ def configured(*overrides: str) -> SweepConfig:
 
 def table(folder):
     return pd.read_csv(folder / sweep.TRIALS)
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch):
+    """Without pictures, which take seconds; the studies of module scope have theirs."""
+    monkeypatch.setattr(picture, "front_png", lambda *_, **__: b"")
+    monkeypatch.setattr(picture, "front_html", lambda *_, **__: "")
 
 
 @pytest.fixture(scope="module")
