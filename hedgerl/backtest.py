@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hydra.utils
 import numpy as np
@@ -30,6 +30,8 @@ from hedgerl.sim import History, Model
 
 if TYPE_CHECKING:
     from hedgerl.agents.agent import Agent
+
+Config = TypeVar("Config")
 
 LABELS = {"BlackScholes": "Black-Scholes", "RoughBergomi": "rough Bergomi"}  # of models, where not the class's name
 
@@ -317,13 +319,18 @@ def commit() -> str | None:
     return answer.stdout.strip()
 
 
+def typed(config: DictConfig, kind: type[Config]) -> Config:
+    """What a command's Hydra configuration holds, with its types. Raises ValueError for a key that was not given."""
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise ValueError(f"{key} must be given")
+    content = OmegaConf.to_object(config)
+    assert isinstance(content, kind)
+    return content
+
+
 ConfigStore.instance().store(name="backtest_schema", node=BacktestConfig)
 
 
 def from_hydra(config: DictConfig, folder: Path) -> None:
     """Runs one backtest from its Hydra configuration and writes into the run's `folder`."""
-    for key in sorted(OmegaConf.missing_keys(config)):
-        raise ValueError(f"{key} must be given")
-    typed = OmegaConf.to_object(config)
-    assert isinstance(typed, BacktestConfig)
-    run(typed, folder)
+    run(typed(config, BacktestConfig), folder)

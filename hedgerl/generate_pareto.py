@@ -21,6 +21,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hedgerl import backtest, sweep, train
 from hedgerl.envs.reward import LOSSES
+from hedgerl.files import write_csv, write_text
 from hedgerl.pricing._checks import nearest, non_negative, whole_number
 from hedgerl.studies import cell, front, search, space, storage
 from hedgerl.studies.charts import Point
@@ -28,7 +29,6 @@ from hedgerl.studies.conduct import Sampling
 from hedgerl.studies.picture import Entry, write_front
 from hedgerl.studies.pools import hydra_overrides, opened_pool
 from hedgerl.studies.search import Search
-from hedgerl.studies.tables import write_csv, write_text
 from hedgerl.studies.workers import Job, Outcome, Pool, run_all
 from hedgerl.train import TrainConfig
 
@@ -326,8 +326,8 @@ ConfigStore.instance().store(name="pareto_schema", node=ParetoConfig)
 
 def from_hydra(config: DictConfig, folder: Path) -> None:
     """Trains and compares a grid from its Hydra configuration in the run's `folder`."""
-    for key in sorted(OmegaConf.missing_keys(config)):
-        raise ValueError(f"{key} must be given")
-    typed = OmegaConf.to_object(config)
-    assert isinstance(typed, ParetoConfig)
-    run(typed, folder, shlex.join(["hedgerl", "generate-pareto", *HydraConfig.get().overrides.task]))
+    run(
+        backtest.typed(config, ParetoConfig),
+        folder,
+        shlex.join(["hedgerl", "generate-pareto", *HydraConfig.get().overrides.task]),
+    )

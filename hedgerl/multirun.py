@@ -28,7 +28,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from hedgerl.studies.tables import write_text
+from hedgerl.files import write_text
 from hedgerl.studies.workers import THREAD_VARIABLES, environment, share_of_threads
 
 JOB, ERROR, LOG = "job.json", "error.json", "log.txt"

@@ -27,8 +27,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from hedgerl.files import write_csv
 from hedgerl.pricing._checks import nearest
-from hedgerl.studies.tables import write_csv
 
 STUDIES = {"trials.csv": "sweep", "pareto_raw.csv": "generate-pareto"}  # a file of a study, and what made it
 MARKS = ("run.json", "results.json", "job.json", "error.json")  # files of which a run has one

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hedgerl import backtest, baselines, train
+from hedgerl.files import write_csv
 from hedgerl.pricing._checks import non_negative, whole_number
 from hedgerl.studies import conduct, front, search, space, stopping, storage, tested
 from hedgerl.studies.charts import Group, Point
@@ -31,7 +32,6 @@ from hedgerl.studies.picture import Entry, write_front
 from hedgerl.studies.pools import hydra_overrides, opened_pool
 from hedgerl.studies.search import Conducted, Search
 from hedgerl.studies.stopping import Stopping
-from hedgerl.studies.tables import write_csv
 from hedgerl.studies.workers import Pool
 from hedgerl.train import TrainConfig
 
@@ -309,8 +309,6 @@ ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
 
 def from_hydra(config: DictConfig, folder: Path) -> None:
     """Conducts a study from its Hydra configuration in the run's `folder`."""
-    for key in sorted(OmegaConf.missing_keys(config)):
-        raise ValueError(f"{key} must be given")
-    typed = OmegaConf.to_object(config)
-    assert isinstance(typed, SweepConfig)
-    run(typed, folder, shlex.join(["hedgerl", "sweep", *HydraConfig.get().overrides.task]))
+    run(
+        backtest.typed(config, SweepConfig), folder, shlex.join(["hedgerl", "sweep", *HydraConfig.get().overrides.task])
+    )

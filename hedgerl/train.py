@@ -40,6 +40,7 @@ from hedgerl.agents.networks import PolicyModule, build
 from hedgerl.baselines import SOLVED, TunedBand, check, solved
 from hedgerl.envs import Action, Environment, Flat, Reward, Task
 from hedgerl.evaluation import Study, compare
+from hedgerl.files import write_text
 from hedgerl.pricing._checks import positive, whole_number
 from hedgerl.report import table, write_report
 from hedgerl.sim.noise import drawn_seed, entropy, seed_sequence
@@ -328,8 +329,8 @@ def fit(
     else:
         folder.mkdir(parents=True, exist_ok=True)
         told = {"command": command, "version": hedgerl.__version__, "commit": backtest.commit(), "seed": planned.seed}
-        _write(folder / RUN, json.dumps(told, indent=1) + "\n")
-        _write(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(content)))
+        write_text(folder / RUN, json.dumps(told, indent=1) + "\n")
+        write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(content)))
     return _learn(config, planned, learner, folder, digest, saved, content, watch)
 
 
@@ -547,7 +548,7 @@ class _Trainer:
         samples = {f"validation/action/{i}": score.actions[:, i] for i in range(score.actions.shape[1])}
         self.board.histograms({**samples, "validation/pnl": score.pnl}, number)
         rows = [f"{int(row['iteration'])},{row['value']!r},{row['cost']!r}" for row in progress.history]
-        _write(self.folder / "validation.csv", "\n".join(["iteration,objective,cost", *rows]) + "\n")
+        write_text(self.folder / "validation.csv", "\n".join(["iteration,objective,cost", *rows]) + "\n")
         bar = min(progress.baselines, key=lambda name: progress.baselines[name])
         best, known = progress.best["value"], progress.baselines[bar]
         return f"{goal.label} {score.value:.4g} (best {best:.4g}; {bar} {known:.4g})", score
@@ -744,12 +745,6 @@ def _stop_between() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def _short(path: Path) -> str:
     """As it is reached from here."""
     relative = os.path.relpath(path)
@@ -823,9 +818,6 @@ def from_hydra(config: DictConfig, folder: Path) -> None:
         content = OmegaConf.load(folder / CONFIG)
         run(configured(content), folder, resume=True)
         return
-    for key in sorted(OmegaConf.missing_keys(config)):
-        raise ValueError(f"{key} must be given")
-    typed = OmegaConf.to_object(config)
-    assert isinstance(typed, TrainConfig)
+    typed = backtest.typed(config, TrainConfig)
     overrides = list(HydraConfig.get().overrides.task)
     run(typed, folder, shlex.join(["hedgerl", "train", *overrides]))

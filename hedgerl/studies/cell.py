@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 
 from hedgerl import train
 from hedgerl.agents.bundle import save_bundle
+from hedgerl.files import write_text
 from hedgerl.studies import search, space, storage, tested, trial
 from hedgerl.studies.conduct import Sampling
 from hedgerl.studies.search import Search
 from hedgerl.studies.stopping import Stopping
-from hedgerl.studies.tables import write_text
 from hedgerl.studies.workers import InlinePool
 from hedgerl.training import checkpoint
 

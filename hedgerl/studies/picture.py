@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hedgerl.files import write_bytes, write_csv, write_text
 from hedgerl.report.numbers import strict
 from hedgerl.studies import front, tested
 from hedgerl.studies.charts import GROUPS, Point, front_html, front_png, front_text, measured, records
 from hedgerl.studies.front import FrontComparison
-from hedgerl.studies.tables import write_bytes, write_csv, write_text
 
 Entry = tuple[Point, Path]  # a policy, and the file of its tested episodes
 

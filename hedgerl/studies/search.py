@@ -145,7 +145,7 @@ def check(config: Mapping[str, Any], baseline: Mapping[str, Any] | None, paramet
     try:
         train.plan(train.configured(OmegaConf.create(content)))
         if hedge is not None:
-            baselines.check(hedge["name"], **{key: value for key, value in hedge.items() if key != "name"})
+            baselines.check(**hedge)
     except ValueError as error:
         told = "".join(f"search.space: {key} = {value}: " for key, value in parameters.items())
         raise ValueError(f"{told}{error}") from error

@@ -18,8 +18,8 @@ from hedgerl.agents.bundle import CARD
 from hedgerl.baselines import solved
 from hedgerl.evaluation import evaluate
 from hedgerl.evaluation.bootstrap import resamples
+from hedgerl.files import write_bytes
 from hedgerl.studies import front
-from hedgerl.studies.tables import write_bytes
 from hedgerl.studies.workers import Job, Pool, run_all
 
 KEPT = ("pnl", "cost", "unhedged")
@@ -33,13 +33,12 @@ def run(config: Mapping[str, Any], policy: Mapping[str, Any], file: str) -> dict
     """
     typed = train.configured(OmegaConf.create(dict(config)))
     planned = train.plan(typed)
-    parameters = {name: value for name, value in policy.items() if name not in ("name", "label")}
     if "path" in policy:
         hedge: Any = Agent.load(policy["path"])
     elif policy["name"] == "tuned_band" and "scale" not in policy:
         hedge = train.tuned(typed, planned)
     else:
-        hedge = solved(policy["name"], planned.task, **parameters)
+        hedge = solved(task=planned.task, **policy)
     result = evaluate(hedge, planned.task, n_paths=typed.n_paths, seed=typed.test_seed)
     content = io.BytesIO()
     arrays: dict[str, Any] = {name: result.episodes[name].to_numpy(np.float64) for name in KEPT}
@@ -69,13 +68,15 @@ def run_missing(pool: Pool, jobs: Sequence[Job]) -> dict[int, str]:
 def measured(arrays: Mapping[str, np.ndarray], n_resamples: int) -> dict[str, list[float]]:
     """Every objective of one policy with its 95 % percentile interval: name -> [value, low, high]."""
     episodes = front.Episodes(arrays["pnl"][None], arrays["cost"][None], arrays["unhedged"])
-    counts = [drawn for _, drawn in resamples(episodes.n, n_resamples, 0)]
-    table = {}
-    for name in front.OBJECTIVES:
-        drawn = np.concatenate([episodes.measure((name,), each)[:, 0, 0] for each in counts])
-        ends = np.quantile(drawn, [0.025, 0.975])
-        table[name] = [float(episodes.measure((name,))[0, 0, 0]), *(float(end) for end in ends)]
-    return table
+    names = list(front.OBJECTIVES)
+    parts = [names[first : first + front.MOST] for first in range(0, len(names), front.MOST)]
+
+    def values(counts: np.ndarray | None) -> np.ndarray:
+        return np.concatenate([episodes.measure(part, counts)[:, 0] for part in parts], axis=1)
+
+    drawn = np.concatenate([values(counts) for _, counts in resamples(episodes.n, n_resamples, 0)])
+    rows = np.vstack([values(None), np.quantile(drawn, [0.025, 0.975], axis=0)])
+    return dict(zip(names, rows.T.tolist(), strict=True))
 
 
 def load(file: Path) -> dict[str, np.ndarray] | None:

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from hedgerl import train
 from hedgerl.agents.bundle import save_bundle
 from hedgerl.baselines import NoHedge, solved
+from hedgerl.files import write_text
 from hedgerl.studies import front
 from hedgerl.studies.stopping import Stopping
-from hedgerl.studies.tables import write_text
 from hedgerl.training import checkpoint
 from hedgerl.training.fixed_paths import Acting, FixedPaths, Goal, Score
 
@@ -46,8 +46,7 @@ def run(
             return _trained(typed, objectives, Path(folder), Stopping(**stopping), rivals)
     planned = train.plan(typed)
     paths = _Known.of(planned, typed)
-    parameters = {name: value for name, value in baseline.items() if name != "name"}
-    score = paths.fixed.score(solved(baseline["name"], planned.task, **parameters))
+    score = paths.fixed.score(solved(task=planned.task, **baseline))
     return {"values": paths.measured(score, objectives), "reports": []}
 
 

@@ -1,4 +1,4 @@
-"""Files of a study that are written again and again: each appears whole or not at all."""
+"""Files that are written again and again: each appears whole or not at all."""
 
 from __future__ import annotations
 
