@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,12 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study, StudyDirection
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 JOURNAL, LOCK = "journal.log", ".lock"
 _DEFINITION = "hedgerl"  # user attribute: what the study is of
 _TIMEOUT = 10  # seconds, to reach a database
+_TRIES, _PAUSE = 20, 0.25  # to find the tables that another command is making; the pause in seconds
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # else a line for each study and each trial
 
@@ -71,13 +74,25 @@ def opened(storage: str | None, folder: Path) -> BaseStorage:
     elif url.startswith("sqlite"):
         options = {"connect_args": {"timeout": 60}}
     try:
-        return RDBStorage(url, engine_kwargs=options)
+        return _database(url, options)
     except ImportError as error:
         raise ValueError(
             f"storage={shown} needs a driver that is not installed ({_line(error)}): pip install 'hedgerl[dist]'"
         ) from error
     except Exception as error:  # the drivers' own kinds
         raise ValueError(f"storage must be reachable, got {shown}: {_line(error)}") from error
+
+
+def _database(url: str, options: dict[str, Any]) -> BaseStorage:
+    """Its tables are made where there are none; another command may be making them just now."""
+    for _ in range(_TRIES):
+        try:
+            return RDBStorage(url, engine_kwargs=options)
+        except DatabaseError as error:
+            if not (isinstance(error, IntegrityError) or "already exists" in str(error)):
+                raise
+            time.sleep(_PAUSE)
+    return RDBStorage(url, engine_kwargs=options)
 
 
 def _mended(path: Path) -> None:

@@ -9,11 +9,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from hedgerl.studies import storage
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -58,6 +63,19 @@ def address() -> Iterator[str]:
     finally:
         run("pg_ctl", "-D", data, "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_commands_that_start_at_once_find_one_study(address, tmp_path):
+    """Behaviour: four that open a new database and the same study in it at the same time all get it."""
+    together = threading.Barrier(4)
+
+    def opened(_: int) -> Mapping[str, Any]:
+        together.wait()
+        study = storage.study(storage.opened(address, tmp_path), "at once", {"of": "x"}, ["risk"])
+        return study.user_attrs
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(opened, range(4))) == [{"hedgerl": {"of": "x"}}] * 4
 
 
 def test_two_commands_share_a_study_and_one_is_killed(address, tmp_path):
