@@ -324,7 +324,7 @@ def test_runs_in_other_processes(launcher):
     """
     pytest.importorskip(LAUNCHERS[launcher])
     several = ["seed=1,-2", f"perturb=null,{THREADS.partition('=')[2]}", "threads=3"]
-    environment = {name: value for name, value in os.environ.items() if name not in multirun._THREADS}
+    environment = {name: value for name, value in os.environ.items() if name not in workers.THREAD_VARIABLES}
     done = subprocess.run(
         command(*several, f"hydra/launcher={launcher}", "hydra.sweep.dir=all"),
         env=environment,
@@ -357,7 +357,8 @@ def test_a_process_that_dies_does_not_stop_the_others(launcher):
     Catches a multirun that ends, or waits for ever, where a worker is killed.
     """
     pytest.importorskip(LAUNCHERS[launcher])
-    sleeps, dies = "{drift:{_target_:time.sleep,_args_:[20]}}", "{drift:{_target_:os.abort}}"
+    seconds = 240 if launcher == "joblib" else 1  # until the other one has begun; with joblib it is cut short
+    sleeps, dies = f"{{drift:{{_target_:time.sleep,_args_:[{seconds}]}}}}", "{drift:{_target_:os.abort}}"
     more = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     done = subprocess.run(
         command(
