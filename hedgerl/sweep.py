@@ -194,7 +194,7 @@ def run(config: SweepConfig, folder: Path, command: str = "hedgerl sweep") -> Pa
 
 def _told(trial: FrozenTrial, planned: Search, total: int) -> str:
     """How a trial went, in a line."""
-    outcome = trial.user_attrs[conduct.OUTCOME]
+    outcome = trial.user_attrs[storage.OUTCOME]
     if conduct.ERROR in outcome:
         text = f"failed: {outcome[conduct.ERROR]}"
     else:
@@ -213,7 +213,7 @@ def rows(study: Study, planned: Search) -> list[dict[str, Any]]:
     """A record for each trial; parameters as JSON."""
     table = []
     for trial in study.get_trials(deepcopy=False):
-        outcome = trial.user_attrs.get(conduct.OUTCOME, {})
+        outcome = trial.user_attrs.get(storage.OUTCOME, {})
         failed, stopped = conduct.ERROR in outcome, outcome.get(conduct.STOPPED) is not None
         state = trial.state.name
         if trial.state == TrialState.RUNNING and outcome:  # it has ended, its turn to be told has not come

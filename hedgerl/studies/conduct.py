@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hedgerl.pricing._checks import whole_number
 from hedgerl.sim.noise import drawn_seed, seed_sequence
 from hedgerl.studies.stopping import Reports
+from hedgerl.studies.storage import OUTCOME
 from hedgerl.studies.workers import Job, Outcome, Pool, epitaph
 
 SAMPLERS = ("tpe", "nsga2", "nsga3", "random")
@@ -34,8 +35,8 @@ _LEASE = 300.0  # seconds for which a trial in a shared database is its coordina
 _RENEWED = 60.0
 _PATIENCE = 2.0  # seconds between looks at a shared database
 
-# User attributes of a trial.
-OUTCOME, ATTEMPTS, OWNER, DIED = "outcome", "attempts", "owner", "died"
+# User attributes of a trial, beside its OUTCOME.
+ATTEMPTS, OWNER, DIED = "attempts", "owner", "died"
 ERROR, REPORTS, STOPPED, SECONDS = "error", "reports", "stopped", "seconds"
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -20,6 +21,7 @@ from optuna.study import Study, StudyDirection
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
 JOURNAL, LOCK = "journal.log", ".lock"
+OUTCOME = "outcome"  # user attribute of a trial: what came of it
 _DEFINITION = "hedgerl"  # user attribute: what the study is of
 _TIMEOUT = 10  # seconds, to reach a database
 _TRIES, _PAUSE = 20, 0.25  # to find the tables that another command is making; the pause in seconds
@@ -42,6 +44,21 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+class _Journal(JournalFileBackend):
+    """The journal of one who is `exclusive`: on the disk at each outcome; what can be asked again comes there later."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), lock_obj=_Held(str(path)))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with open(self._file_path, "ab") as file:
+            file.write(lines.encode())
+            file.flush()
+            if any(OUTCOME in log.get("user_attr", ()) for log in logs):
+                os.fsync(file.fileno())
+
+
 class _Held(JournalFileOpenLock):
     """The journal's lock, for one who is `exclusive` already."""
 
@@ -61,7 +78,7 @@ def opened(storage: str | None, folder: Path) -> BaseStorage:
         path = folder / JOURNAL
         _mended(path)
         try:
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=_Held(str(path))))
+            return JournalStorage(_Journal(path))
         except Exception as error:
             raise ValueError(f"{path} is damaged and cannot be continued ({_line(error)})") from error
     shown = re.sub(r"//[^/@]*@", "//...@", storage)  # without the password

@@ -165,24 +165,22 @@ def test_dead_workers_trial_is_tried_again_and_not_for_ever(tmp_path):
     assert error == "its worker died 3 times, the last time of signal 9 (SIGKILL)"
 
 
-def test_full_disk_loses_no_trial_that_was_kept(tmp_path, monkeypatch):
+def test_full_disk_loses_no_trial_that_was_kept(tmp_path):
     """Behaviour: a journal that cannot grow any more, in the middle of a line, ends the command; with room again the
     study goes on. Catches a torn line that makes the journal unreadable."""
+    resource = pytest.importorskip("resource")
     whole = facts(conducted(tmp_path / "whole", 10, InlinePool()))
-    folder = tmp_path / "full"
-    real, left = os.fsync, [40]
-
-    def full(number):
-        left[0] -= 1
-        if left[0] == 0:
-            os.ftruncate(number, os.fstat(number).st_size - 7)  # what fitted
-            raise OSError(28, "No space left on device")
-        real(number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+    lines = (tmp_path / "whole" / storage.JOURNAL).read_bytes().splitlines(keepends=True)
+    there, folder = len(lines) * 3 // 5, tmp_path / "full"
+    room = sum(map(len, lines[:there])) + len(lines[there]) // 2
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
             conducted(folder, 10, InlinePool())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (folder / storage.JOURNAL).stat().st_size == room
     assert not (folder / storage.JOURNAL).read_bytes().endswith(b"\n")
     assert facts(conducted(folder, 10, InlinePool())) == whole
 
