@@ -161,7 +161,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path):
     subprocess.run(program, cwd=tmp_path, check=True, capture_output=True)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
     whole = tmp_path / "whole"
-    generate_pareto.run(configured(*arguments[len(TINY) :]), whole)
+    generate_pareto.run(configured(*arguments[len(TINY) : -1], "workers=1"), whole)
     assert raw(folder)["risk"].equals(raw(whole)["risk"])
 
 

@@ -357,8 +357,10 @@ def test_a_process_that_dies_does_not_stop_the_others(launcher):
     Catches a multirun that ends, or waits for ever, where a worker is killed.
     """
     pytest.importorskip(LAUNCHERS[launcher])
-    seconds = 240 if launcher == "joblib" else 1  # until the other one has begun; with joblib it is cut short
-    sleeps, dies = f"{{drift:{{_target_:time.sleep,_args_:[{seconds}]}}}}", "{drift:{_target_:os.abort}}"
+    # The one that dies waits until the one beside it, which with joblib is cut short, must have begun.
+    seconds, until = (90, 10) if launcher == "joblib" else (1, 0)
+    sleeps = f"{{drift:{{_target_:time.sleep,_args_:[{seconds}]}}}}"
+    dies = f"{{volatility:{{_target_:time.sleep,_args_:[{until}]}},drift:{{_target_:os.abort}}}}"
     more = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     done = subprocess.run(
         command(
