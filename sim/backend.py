@@ -83,6 +83,33 @@ def to_numpy(array: Array) -> np.ndarray:
     return array.detach().cpu().numpy() if hasattr(array, "detach") else np.asarray(array)
 
 
+def to_torch(array: Array, device: Any) -> Any:
+    """The array, of NumPy, CuPy or torch, as a tensor on torch's `device`; what lies there already is not copied."""
+    torch = importlib.import_module("torch")
+    if isinstance(array, torch.Tensor):
+        return array.to(device)
+    xp = namespace(array)
+    whole = xp.ascontiguousarray(array)
+    return torch.as_tensor(whole, device=device) if is_numpy(xp) else torch.from_dlpack(whole).to(device)
+
+
+@contextmanager
+def enough_memory(xp: ModuleType, n_paths: int, bytes_per_path: int) -> Iterator[None]:
+    """Says how many paths would fit where a device has no memory for these. Raises MemoryError."""
+    try:
+        yield
+    except MemoryError as error:  # CuPy's own is one
+        if is_numpy(xp):
+            raise
+        xp.get_default_memory_pool().free_all_blocks()
+        free, whole = xp.cuda.runtime.memGetInfo()
+        fitting = int(0.9 * free / bytes_per_path)
+        raise MemoryError(
+            f"{n_paths:,} paths of {bytes_per_path:,} bytes take {n_paths * bytes_per_path / 2**30:.1f} GiB, of the "
+            f"device's {whole / 2**30:.1f} GiB {free / 2**30:.1f} are free: n_paths={fitting} would fit"
+        ) from error
+
+
 class Workspace:
     """Scratch arrays by name, allocated once and used again for every block of paths.
 

@@ -16,6 +16,7 @@ from hedgerl.pricing import black_scholes, heston
 from hedgerl.pricing._checks import finite, in_interval, non_negative, positive
 from hedgerl.pricing.normal import sf
 from hedgerl.sim.backend import Array, namespace
+from hedgerl.sim.device import by_path, launch
 from hedgerl.sim.grid import TimeGrid, distinct_steps
 from hedgerl.sim.market import Contract, Marker, Marks
 from hedgerl.sim.model import Block, Model
@@ -135,6 +136,33 @@ class Heston(Model):
             xp.maximum(variance, 0.0, out=variance)
             if grid.row_after[step]:
                 keep(grid.row_after[step])
+
+    def _fused(self, perturbed: frozenset[str]) -> bool:
+        return True
+
+    def _launch(self, block: Block) -> None:
+        xp, grid, kind = block.xp, block.grid, block.spot.dtype
+        distinct, which = distinct_steps(grid.fine_steps)
+        growth, n_paths = self.growth(block.parameters), block.n_paths
+        rows = [[*vars(self._coefficients(xp, block.parameters, dt)).values(), growth * dt] for dt in distinct.tolist()]
+        differ = any(hasattr(each, "shape") for row in rows for each in row)
+        coefficients = xp.empty((len(rows), len(rows[0]), n_paths if differ else 1), dtype=kind)
+        if differ:
+            for place, row in enumerate(rows):
+                for column, value in enumerate(row):
+                    coefficients[place, column] = value
+        else:
+            coefficients = xp.asarray(np.array(rows), dtype=kind)
+        launch(
+            "heston",
+            kind,
+            n_paths,
+            *block.source,
+            *(np.int32(which.size), np.int64(n_paths), np.int64(n_paths)),
+            *(xp.asarray(which, dtype=np.int32), xp.asarray(np.array(grid.row_after), dtype=np.int32)),
+            *(coefficients, np.int32(differ), *by_path(xp, block.parameters["v0"], kind)),
+            *(kind.type(self.spot), block.spot, block.variance),
+        )
 
     def _draw(
         self,

@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any, ClassVar, Self
 
@@ -16,6 +17,7 @@ from hedgerl.sim.backend import (
     DTYPES,
     Array,
     Workspace,
+    enough_memory,
     is_numpy,
     resolve,
     run_blocks,
@@ -23,9 +25,10 @@ from hedgerl.sim.backend import (
     to_numpy,
     usable_threads,
 )
+from hedgerl.sim.device import Stream
 from hedgerl.sim.grid import TimeGrid, kept_times, refine
 from hedgerl.sim.market import Marker, Market
-from hedgerl.sim.noise import STREAM_PATHS, entropy, normals
+from hedgerl.sim.noise import STREAM_PATHS, device_stream, entropy, normals
 from hedgerl.sim.paths import Paths
 from hedgerl.sim.perturbation import Distribution, distributions, draw
 
@@ -43,17 +46,31 @@ class Block:
     xp: ModuleType
     work: Workspace
     grid: TimeGrid
-    whole_noise: Array  # (n_noise, n_fine, at least n_block), standard normal; a stream's, where drawn, is whole
+    given: Array | None  # (n_noise, n_fine, n_block), standard normal, from outside
+    drawn: Callable[[], Array]  # else these, (n_noise, n_fine, at least n_block): streams are whole
+    stream: Stream | None  # on a device: where they come from
     parameters: Mapping[str, Any]  # every parameter of the model: a Python float, or (n_block,) where perturbed
     perturbed: frozenset[str]  # the names of those that are arrays
     spot: Array  # (n_steps + 1, n_block), to be filled
     variance: Array  # (n_steps + 1, n_block), to be filled
     state: Mapping[str, Array]  # name -> (rows, n_block), to be filled
 
+    @cached_property
+    def whole_noise(self) -> Array:
+        """Standard normals (n_noise, n_fine, at least n_block)."""
+        return self.drawn() if self.given is None else self.given
+
     @property
     def noise(self) -> Array:
         """The paths' own noise, (n_noise, n_fine, n_block)."""
         return self.whole_noise[:, :, : self.n_paths]
+
+    @property
+    def source(self) -> tuple[Any, ...]:
+        """Where a kernel takes its noise from: a stream, and whether it is given an array instead."""
+        nothing = self.xp.empty(1, dtype=self.spot.dtype)
+        stream = Stream((0, 0)) if self.stream is None else self.stream
+        return *stream.arguments, np.int32(self.given is not None), nothing if self.given is None else self.given
 
     @property
     def n_paths(self) -> int:
@@ -130,7 +147,7 @@ class Model(ABC):
         Parameters
         ----------
         seed : None draws fresh entropy, which `Paths.seed` keeps. Path i depends on the seed and i alone: not on
-            n_paths, threads or dtype (up to rounding). CuPy draws other numbers than NumPy, from 32 bits of the seed.
+            n_paths, threads or dtype (up to rounding). CuPy draws other numbers than NumPy (`noise.device_normals`).
         times : increasing years from 0, instead of n_steps and maturity.
         substeps : steps simulated for each one kept.
         antithetic : paths 2i and 2i + 1 carry opposite noise; n_paths must be even.
@@ -172,14 +189,20 @@ class Model(ABC):
             noise = _checked_noise(xp, noise, (self.n_noise, n_fine, n_paths))
 
         kind = np.dtype(dtype)
-        spot = xp.empty((grid.times.size, n_paths), dtype=kind)
-        variance = self._variance_array(xp, grid, n_paths, kind, spread)
-        state = {name: xp.empty((rows, n_paths), dtype=kind) for name, rows in self._state_rows(grid).items()}
+        state_rows = self._state_rows(grid)
+        with enough_memory(xp, n_paths, (2 * grid.times.size + sum(state_rows.values())) * kind.itemsize):
+            spot = xp.empty((grid.times.size, n_paths), dtype=kind)
+            variance = self._variance_array(xp, grid, n_paths, kind, spread)
+            state = {name: xp.empty((rows, n_paths), dtype=kind) for name, rows in state_rows.items()}
         draws = draw(spread, seed, origin, n_paths) if seed is not None else {}
-        plan = self._plan(xp, grid, kind, spread)
+        fused = not on_host and self._fused(frozenset(spread))
+        plan = None if fused else self._plan(xp, grid, kind, spread)
         parameters = {name: xp.asarray(values, dtype=kind) for name, values in draws.items()}
 
-        width = _block_width(self.n_noise * n_fine * kind.itemsize) if on_host else _DEVICE_PATHS
+        if on_host:
+            width = _block_width(self.n_noise * n_fine * kind.itemsize)
+        else:
+            width = n_paths if fused else _DEVICE_PATHS
         spare: list[Workspace] = []
 
         def simulate_block(first: int) -> None:
@@ -188,28 +211,31 @@ class Model(ABC):
             except IndexError:
                 work = Workspace(xp, dtype)
             part = slice(first, min(first + width, n_paths))
-            if noise is None:
+            # whole streams: BLAS adds up the columns of an uneven width in another order
+            drawn_paths = -(-(part.stop - first) // drawn_together) * drawn_together
+            shape = (self.n_noise, n_fine)
+
+            def drawn() -> Array:
                 assert seed is not None
-                shape = (self.n_noise, n_fine)
-                # whole streams: BLAS adds up the columns of an uneven width in another order
-                drawn_paths = -(-(part.stop - first) // drawn_together) * drawn_together
-                drawn = normals(xp, work, seed, "paths", shape, origin + first, drawn_paths, antithetic)
-            else:
-                drawn = xp.ascontiguousarray(noise[:, :, part], dtype=kind)
-            self._simulate(
-                Block(
-                    xp=xp,
-                    work=work,
-                    grid=grid,
-                    whole_noise=drawn,
-                    parameters=self.parameters | {name: values[part] for name, values in parameters.items()},
-                    perturbed=frozenset(parameters),
-                    spot=spot[:, part],
-                    variance=variance[:, part],
-                    state={name: rows[:, part] for name, rows in state.items()},
-                ),
-                plan,
+                return normals(xp, work, seed, "paths", shape, origin + first, drawn_paths, antithetic)
+
+            block = Block(
+                xp=xp,
+                work=work,
+                grid=grid,
+                given=None if noise is None else xp.ascontiguousarray(noise[:, :, part], dtype=kind),
+                drawn=drawn,
+                stream=None if on_host or seed is None else device_stream(seed, "paths", origin + first, antithetic),
+                parameters=self.parameters | {name: values[part] for name, values in parameters.items()},
+                perturbed=frozenset(parameters),
+                spot=spot[:, part],
+                variance=variance[:, part],
+                state={name: rows[:, part] for name, rows in state.items()},
             )
+            if fused:
+                self._launch(block)
+            else:
+                self._simulate(block, plan)
             spare.append(work)
 
         with single_threaded_blas():
@@ -253,6 +279,14 @@ class Model(ABC):
     def _plan(self, xp: ModuleType, grid: TimeGrid, dtype: np.dtype, spread: Mapping[str, Distribution]) -> Any:
         """What all blocks of one simulation share, computed once."""
         return None
+
+    def _fused(self, perturbed: frozenset[str]) -> bool:
+        """Whether a kernel of our own simulates the model on a device, see `_launch`."""
+        return False
+
+    def _launch(self, block: Block) -> None:
+        """What `_simulate` does, by one kernel for all paths."""
+        raise NotImplementedError
 
     @abstractmethod
     def _marker(self, paths: Paths) -> Marker:

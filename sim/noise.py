@@ -1,20 +1,26 @@
 """Standard normal noise: named, spawned streams, one for each group of paths.
 
 Path i of a simulation is drawn from stream (seed, name, i // STREAM_PATHS), whatever the number of paths, threads or
-blocks: a larger run begins with the smaller one.
+blocks: a larger run begins with the smaller one. A device draws by counters instead, each path its own.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from hedgerl.sim.backend import Array, Workspace, is_numpy
+from hedgerl.sim.device import Stream, launch
 
 STREAM_PATHS = 1024  # paths that share a stream
+_FACTORS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)  # of Philox4x32
+_WEYL = 0x9E3779B9, 0xBB67AE85
+_WORD, _HALF = np.uint64(2**32 - 1), np.uint64(32)
 CHUNK = 1 << 15  # normals made at a time: small enough to stay in a core's cache, large enough to hide call overhead
 
 
@@ -93,7 +99,9 @@ def normals(
     n_noise, n_steps = shape
     out = work.take("noise", (n_noise, n_steps, n_paths))
     if not is_numpy(xp):
-        _fill_on_device(xp, out, seed_sequence(seed, name, first_path // STREAM_PATHS), antithetic)
+        stream = device_stream(seed, name, first_path, antithetic)
+        sizes = np.int32(n_noise), np.int32(n_steps), np.int64(n_paths)
+        launch("normals", out.dtype, n_noise * -(-n_steps // 4) * n_paths, *stream.arguments, *sizes, out)
         return out
     width = STREAM_PATHS // 2 if antithetic else STREAM_PATHS
     drawn = work.take("noise_stream", (n_noise, n_steps, width))
@@ -111,15 +119,38 @@ def normals(
     return out
 
 
-def _fill_on_device(xp: ModuleType, out: Array, sequence: np.random.SeedSequence, antithetic: bool) -> None:
-    """Normals drawn by cuRAND on the device: other numbers than NumPy's from the same seed, the same law.
+def device_stream(seed: int, name: str, first_path: int = 0, antithetic: bool = False) -> Stream:
+    """The named stream by which kernels draw."""
+    low, high = seed_sequence(seed, name).generate_state(2, np.uint32).tolist()
+    return Stream((low, high), first_path, antithetic)
 
-    CuPy keeps 32 bits of the seed: of 65,000 seeds two are likely to share a stream.
-    """
-    rng = xp.random.Generator(xp.random.Philox4x3210(sequence))
-    if not antithetic:
-        rng.standard_normal(dtype=out.dtype, out=out)
-        return
-    half = rng.standard_normal((*out.shape[:2], (out.shape[2] + 1) // 2), dtype=out.dtype)
-    out[:, :, 0::2] = half
-    out[:, :, 1::2] = -half[:, :, : out.shape[2] // 2]
+
+def device_normals(stream: Stream, shape: tuple[int, int], n_paths: int, dtype: str = "float64") -> np.ndarray:
+    """The normals (n_noise, n_steps, n_paths) that a device draws from the stream, made on the host; shape is (n_noise,
+    n_steps). Twin of `four_normals` in sim/kernels/common.cuh, up to rounding."""
+    n_noise, n_steps = shape
+    real = np.dtype(dtype).type
+    paths = np.arange(stream.first, stream.first + n_paths, dtype=np.uint64)
+    numbers = paths >> np.uint64(1) if stream.antithetic else paths
+    out = np.empty((n_noise, -(-n_steps // 4) * 4, n_paths), dtype=dtype)
+    for row in range(n_noise):
+        for quad in range(-(-n_steps // 4)):
+            words = philox(stream.key, (numbers & _WORD, numbers >> _HALF, quad, row))
+            for pair in (0, 2):
+                radius = np.sqrt(real(-2.0) * np.log((words[pair].astype(dtype) + real(0.5)) * real(2.0**-32)))
+                angle = words[pair + 1].view(np.int32).astype(dtype) * real(math.pi * 2.0**-31)
+                out[row, 4 * quad + pair] = radius * np.cos(angle)
+                out[row, 4 * quad + pair + 1] = radius * np.sin(angle)
+    if stream.antithetic:
+        out[:, :, (paths & np.uint64(1)).astype(bool)] *= -1
+    return out[:, :n_steps]
+
+
+def philox(key: tuple[int, int], counter: Sequence[Any]) -> tuple[np.ndarray, ...]:
+    """Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011): four arrays of 32-bit words, of a counter of four."""
+    a, b, c, d = (np.asarray(each, dtype=np.uint64) for each in np.broadcast_arrays(*counter))
+    for place in range(10):
+        first, second = (np.uint64((word + place * step) % 2**32) for word, step in zip(key, _WEYL, strict=True))
+        of_a, of_c = a * _FACTORS[0], c * _FACTORS[1]
+        a, b, c, d = (of_c >> _HALF) ^ b ^ first, of_c & _WORD, (of_a >> _HALF) ^ d ^ second, of_a & _WORD
+    return tuple(each.astype(np.uint32) for each in (a, b, c, d))

@@ -13,6 +13,7 @@ from numpy.polynomial import chebyshev
 
 from hedgerl.pricing._checks import finite, in_interval, non_negative, positive
 from hedgerl.sim.backend import Array, is_numpy, namespace
+from hedgerl.sim.device import by_path, launch, tiles
 from hedgerl.sim.forward_variance import ForwardVarianceMarker, steps_to
 from hedgerl.sim.grid import TimeGrid
 from hedgerl.sim.market import Marker
@@ -212,6 +213,30 @@ class RoughBergomi(Model):
             if grid.row_after[step]:
                 keep(grid.row_after[step])
 
+    def _fused(self, perturbed: frozenset[str]) -> bool:
+        return "hurst" not in perturbed
+
+    def _launch(self, block: Block) -> None:
+        xp, grid, kind = block.xp, block.grid, block.spot.dtype
+        weights, steps = _device_weights(xp, self.hurst, grid.fine.tobytes(), kind)
+        log_curve = np.log(self.initial_curve(grid.fine))
+        shift: Any = 0.0
+        if "forward_variance" in block.perturbed:
+            shift = xp.log(block.parameters["forward_variance"]) - float(log_curve[0])
+        per_path = (block.parameters["eta"], block.parameters["rho"], self.growth(block.parameters), shift)
+        n_fine, n_paths = grid.fine.size - 1, block.n_paths
+        launch(
+            "rough_bergomi",
+            kind,
+            n_paths,
+            *block.source,
+            *(np.int32(n_fine), np.int64(n_paths), np.int64(n_paths), weights, steps),
+            *(xp.asarray(log_curve, dtype=kind), xp.asarray(np.array(grid.row_after), dtype=np.int32)),
+            *(argument for value in per_path for argument in by_path(xp, value, kind)),
+            *(kind.type(self.spot), kind.type(self.variance_risk_premium)),
+            *(block.spot, block.variance, block.state["driver"]),
+        )
+
     def _convolve(self, block: Block, plan: _Plan, basis: list[Any]) -> Array:
         """Y at the end of each step without the residual, (n_fine, n_block)."""
         noise, count = block.whole_noise[0], block.n_paths
@@ -338,6 +363,16 @@ class _Plan:
     premium: list[list[float]]  # (n,) int K ds times the variance risk premium
     log_curve: list[float]  # (n + 1,)
     hurst_bounds: tuple[float, float] | None
+
+
+@functools.lru_cache(maxsize=8)
+def _device_weights(xp: ModuleType, hurst: float, times: bytes, dtype: np.dtype) -> tuple[Array, Array]:
+    """The hybrid scheme as rough_bergomi.cu takes it: its tiles, and (n, 4) dt, sqrt(dt), residual and variance."""
+    fine = np.frombuffer(times)
+    average, residual, variance = hybrid_weights(hurst, fine)
+    dt = np.diff(fine)
+    steps = np.stack([dt, np.sqrt(dt), residual, variance], axis=1)
+    return xp.asarray(tiles(average), dtype=dtype), xp.asarray(steps, dtype=dtype)
 
 
 def _hurst_expansion(bounds: tuple[float, float], times: np.ndarray) -> list[HybridWeights]:

@@ -113,7 +113,7 @@ def test_wheel_works_outside_the_checkout(tmp_path):
         else f"hedgerl/{path.relative_to(ROOT)}"
         for top in ["hedgerl", *LINKED]
         for path in (ROOT / top).rglob("*")
-        if path.suffix in {".py", ".yaml", ".typed", ".json", ".safetensors"}
+        if path.suffix in {".py", ".yaml", ".typed", ".json", ".safetensors", ".cu", ".cuh"}
         and path.is_file()
         and not (top == "hedgerl" and path.relative_to(ROOT).parts[1] in LINKED)
     }

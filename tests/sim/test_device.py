@@ -3,7 +3,7 @@
 Everything marked `gpu` needs CuPy and a CUDA device and is skipped, with the reason, where either is absent. Without
 one the same tests run in a process of their own on the stand-in for CuPy in tests/standin_cupy: it refuses what a
 device's arrays refuse, so a NumPy function called on one, a host array among them, a lost dtype or a missing name is
-seen everywhere. It computes with NumPy, hence shows nothing of kernels, cuRAND, cuBLAS or speed.
+seen everywhere, and runs our own kernels through g++. It shows nothing of cuBLAS, of threads side by side, or of speed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ import hedgerl.sim.model
 from hedgerl.pricing import Greeks, Option
 from hedgerl.sim import GARCH, SABR, BlackScholes, Heston, Model, Paths, RoughBergomi, load, load_marks, save
 from hedgerl.sim.backend import Workspace
-from hedgerl.sim.noise import normals
+from hedgerl.sim.noise import device_normals, device_stream, normals
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS: dict[str, tuple[Model, dict[str, tuple[float, float]]]] = {  # and what is perturbed
@@ -124,6 +125,40 @@ def test_noise_from_outside(cupy: ModuleType, name: str, dtype: str) -> None:
     np.testing.assert_array_equal(back.spot, host.spot)
 
 
+EDGES: dict[str, tuple[Model, dict[str, Any]]] = {  # of our own kernels
+    "one step": (RoughBergomi(hurst=0.01, eta=3.0, rho=-1.0, forward_variance=0.04), {"n_steps": 1, "maturity": 0.02}),
+    "a tile": (RoughBergomi(hurst=0.49, eta=0.5, rho=1.0, forward_variance=0.04), {"n_steps": 16, "maturity": 0.1}),
+    "past two tiles": (
+        RoughBergomi(hurst=0.1, eta=1.9, rho=0.0, forward_variance=0.04),
+        {"n_steps": 33, "maturity": 2},
+    ),
+    "substeps": (
+        RoughBergomi(hurst=0.1, eta=1.9, rho=-0.9, forward_variance=((0.0, 0.1), (0.03, 0.05))),
+        {"n_steps": 5, "maturity": 0.1, "substeps": 4},
+    ),
+    "uneven steps": (
+        Heston(kappa=2.0, theta=0.04, sigma=0.9, rho=-0.7, v0=0.04),
+        {"times": [0.0, 0.01, 0.05, 0.06, 0.5, 0.51]},
+    ),
+    "no variance": (Heston(kappa=2.0, theta=0.04, sigma=3.0, rho=0.99, v0=0.0), {"n_steps": 5, "maturity": 2.0}),
+    "hardly random": (Heston(kappa=2.0, theta=0.04, sigma=1e-4, rho=0.0, v0=0.04), {"n_steps": 63, "maturity": 0.25}),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("edge", EDGES)
+def test_kernels_at_their_edges(cupy: ModuleType, edge: str) -> None:
+    """Twin, on noise from outside, float64. Catches a tile's end, a quarter of steps that is not full, a row of a step
+    that is not kept, a division by a variance of 0."""
+    model, grid = EDGES[edge]
+    n_fine = (grid["n_steps"] if "n_steps" in grid else len(grid["times"]) - 1) * grid.get("substeps", 1)
+    noise = np.random.default_rng(1).standard_normal((model.n_noise, n_fine, N_PATHS))
+    device, host = (
+        model.simulate(N_PATHS, noise=noise, dtype="float64", backend=backend, **grid) for backend in ("cupy", "numpy")
+    )
+    assert_twins(cupy, device, host, "float64")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize("perturbed", [False, True])
@@ -137,14 +172,15 @@ def test_the_same_stream(
     perturbed: bool,
     antithetic: bool,
 ) -> None:
-    """Twin, the device being given NumPy's streams. Catches parameters by path that fall out of step with the paths,
-    and pairs that do not lie side by side."""
+    """Twin, NumPy being given the device's streams. Catches parameters by path that fall out of step with the paths,
+    pairs that do not lie side by side, and noise that depends on the block it is drawn in."""
 
-    def numpys(xp: ModuleType, work: Workspace, *arguments: Any) -> Any:
-        drawn = normals(np, Workspace(np, dtype), *arguments)
-        return drawn if xp is np else xp.asarray(drawn)
+    def devices(xp: ModuleType, work: Workspace, seed: int, stream: str, shape: Any, first: int, *more: Any) -> Any:
+        if xp is not np:
+            return normals(xp, work, seed, stream, shape, first, *more)
+        return device_normals(device_stream(seed, stream, first, more[1]), shape, more[0], dtype)
 
-    monkeypatch.setattr(hedgerl.sim.model, "normals", numpys)
+    monkeypatch.setattr(hedgerl.sim.model, "normals", devices)
     monkeypatch.setattr(hedgerl.sim.model, "_DEVICE_PATHS", 1024)
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -199,6 +235,13 @@ def test_antithetic_pairs(cupy: ModuleType) -> None:
     expected = np.broadcast_to(2 * (0.03 - 0.02) * paths.times[:, None], (N_STEPS + 1, 25))
     np.testing.assert_allclose(logs[:, 0::2] + logs[:, 1::2], expected, rtol=0, atol=1e-12)
     assert np.unique(logs[-1]).size == 50
+
+
+@pytest.mark.gpu
+def test_too_many_paths_for_the_device(cupy: ModuleType) -> None:
+    """Behaviour: says what was asked for, what is free, and how many paths would fit."""
+    with pytest.raises(MemoryError, match=r"^1,000,000,000,000 paths of 72 bytes .* are free: n_paths=\d+ would fit$"):
+        simulate("heston", 10**12, n_steps=8, backend="cupy")
 
 
 @pytest.mark.gpu
@@ -262,6 +305,8 @@ def test_saved_paths_come_back(cupy: ModuleType, tmp_path: Path, name: str) -> N
 
 def test_all_of_it_on_the_stand_in() -> None:
     """Runs everything marked `gpu`, here and beside, in a process whose CuPy is the stand-in; no other test sees it."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++, which compiles the kernels for the stand-in, is not installed")
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_", "HYPOTHESIS_"))
     }
@@ -272,6 +317,7 @@ def test_all_of_it_on_the_stand_in() -> None:
     tests = [
         str(Path(__file__)),
         str(Path(__file__).with_name("test_parts.py")),
+        str(ROOT / "tests" / "agents" / "test_device.py"),
         *(str(ROOT / "tests" / folder) for folder in ("pricing", "execution")),
     ]
     done = subprocess.run(

@@ -6,8 +6,10 @@ conversion but `get()`, no function of NumPy, no host array as operand, value, i
 transfer or a call that only looks like NumPy. It exports names that CuPy has, and of them those that the package and
 array-api-compat use; a name that is missing here is an AttributeError, to be looked up in CuPy's reference and added.
 
-What it cannot show: that CuPy's kernels compile, round and clamp as NumPy's loops (an index beyond the end wraps round
-in CuPy), cuRAND's numbers, cuBLAS' order of sums, synchronisation, memory, speed. Arithmetic is NumPy's, to the bit.
+Kernels of the package's own are compiled by g++ and run thread after thread.
+
+What it cannot show: that kernels compile for a device, round and clamp as NumPy's loops (an index beyond the end wraps
+round in CuPy), cuBLAS' order of sums, synchronisation, memory, speed. Arithmetic is NumPy's, to the bit.
 """
 
 from __future__ import annotations
@@ -65,6 +67,14 @@ class ndarray:
 
     def __index__(self) -> int:
         return operator.index(self._host)
+
+    # other libraries, without a copy
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._host.__dlpack__(**{name: value for name, value in options.items() if name != "stream"})
+
+    def __dlpack_device__(self) -> Any:
+        return self._host.__dlpack_device__()
 
     # shape and memory
 
@@ -217,9 +227,20 @@ def result_type(*values: Any) -> np.dtype:
     return np.result_type(*(value.dtype if isinstance(value, ndarray) else value for value in values))
 
 
+class _MemoryPool:
+    def free_all_blocks(self) -> None:
+        """Gives back what is kept for later arrays."""
+
+
+def get_default_memory_pool() -> _MemoryPool:
+    """Where the device's memory comes from."""
+    return _MemoryPool()
+
+
 def is_available() -> bool:
     """Whether there is a device: the one that is played here."""
     return True
 
 
 from cupy import cuda, fft, linalg, random  # noqa: E402, F401  (they use the names above)
+from cupy.kernels import RawModule  # noqa: E402, F401
