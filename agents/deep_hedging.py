@@ -21,7 +21,7 @@ from hedgerl.envs.scenario import Scenario
 from hedgerl.envs.task import Task
 from hedgerl.envs.transition import Rollout
 from hedgerl.pricing._checks import in_interval, positive, whole_number
-from hedgerl.sim.backend import to_numpy
+from hedgerl.sim.backend import to_torch
 from hedgerl.sim.noise import drawn_seed, entropy, seed_sequence
 
 Callback = Callable[["DeepHedging"], bool | None]
@@ -267,7 +267,7 @@ class DeepHedging:
         return self._pool[1].part(first, first + self.batch_paths)
 
     def _mapped(self, scenario: Scenario) -> _Pool:
-        own = scenario.mapped(lambda array: torch.as_tensor(np.ascontiguousarray(to_numpy(array)), device=self.device))
+        own = scenario.mapped(lambda array: to_torch(array, self.device))
         own.known()
         observation: Flat = self.network.interface.observation
         return _Pool(own, observation.prepare(own, self.task))
