@@ -27,7 +27,7 @@ from hedgerl.studies import cell, front, search, space, storage
 from hedgerl.studies.charts import Point
 from hedgerl.studies.conduct import Sampling
 from hedgerl.studies.picture import Entry, write_front
-from hedgerl.studies.pools import hydra_overrides, opened_pool
+from hedgerl.studies.pools import check_workers, hydra_overrides, opened_pool
 from hedgerl.studies.search import Search
 from hedgerl.studies.workers import Job, Outcome, Pool, run_all
 from hedgerl.train import TrainConfig
@@ -101,7 +101,7 @@ class ParetoConfig(TrainConfig):
                 non_negative(name, value)
         for seed in self.seeds:
             whole_number("seeds", seed, minimum=0)
-        whole_number("workers", self.workers)
+        check_workers(self.workers, self.device)
         whole_number("retries", self.retries, minimum=0)
 
 

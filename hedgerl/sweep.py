@@ -29,7 +29,7 @@ from hedgerl.studies import conduct, front, search, space, stopping, storage, te
 from hedgerl.studies.charts import Group, Point
 from hedgerl.studies.conduct import Sampling
 from hedgerl.studies.picture import Entry, write_front
-from hedgerl.studies.pools import hydra_overrides, opened_pool
+from hedgerl.studies.pools import check_workers, hydra_overrides, opened_pool
 from hedgerl.studies.search import Conducted, Search
 from hedgerl.studies.stopping import Stopping
 from hedgerl.studies.workers import Pool
@@ -90,7 +90,7 @@ class SweepConfig(TrainConfig):
         super().__post_init__()
         whole_number("n_trials", self.n_trials)
         whole_number("window", self.window)
-        whole_number("workers", self.workers)
+        check_workers(self.workers, self.device)
         whole_number("retries", self.retries, minimum=0)
         if self.workers > self.window:
             raise ValueError(f"workers must be at most window = {self.window}, got {self.workers}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -127,8 +129,8 @@ class TrainConfig:
             raise ValueError(f"divergence must be above 1, got {self.divergence!r}")
         if self.threads is not None:
             whole_number("threads", self.threads)
-        if self.device not in DEVICES:
-            raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {self.device!r}")
+        if not DEVICES.fullmatch(str(self.device)):
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:NUMBER, got {self.device!r}")
         entropy(self.seed)
         seeds = {"validation.seed": self.validation.seed, "test_seed": self.test_seed, "tuning.seed": self.tuning.seed}
         if len(set(seeds.values())) < len(seeds):
@@ -202,11 +204,6 @@ def plan(config: TrainConfig) -> Plan:
         if kind != "tuned_band" or "scale" in parameters:
             check(kind, **parameters)
     board.check(config.tracking)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device must be cpu or auto where torch finds no GPU, got 'cuda'")
     return Plan(
         policy,
         task,
@@ -220,8 +217,29 @@ def plan(config: TrainConfig) -> Plan:
         objective,
         hedges,
         entropy(config.seed),
-        device,
+        usable_device(config.device),
     )
+
+
+def usable_device(name: str) -> str:
+    """What torch is told for `device`; auto is the first GPU, or where there is none the CPU, which it says once.
+
+    Raises ValueError for a GPU that is not there.
+    """
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        if not found:
+            _warn_no_gpu()
+        return "cuda" if found else "cpu"
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= found:
+        there = f"{found} GPUs, the first being cuda:0" if found else "no GPU"
+        raise ValueError(f"device must be one that is there, torch finds {there}; got {name!r}")
+    return name
+
+
+@functools.cache
+def _warn_no_gpu() -> None:
+    warnings.warn("torch finds no GPU: training on the CPU", RuntimeWarning, stacklevel=4)
 
 
 def _goal(config: TrainConfig, reward: Reward, task: Task) -> Goal:

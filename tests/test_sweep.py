@@ -230,6 +230,7 @@ def test_warm_start_tries_the_best_of_another_study_first(band, tmp_path):
         (["reference=[1.0]"], "reference must have a number for each of risk, cost"),
         (["storage=here"], "storage must be null or a database's URL"),
         (["devices=[0]"], "devices must be numbers of GPUs, of which there are 0"),
+        (["device=cuda:1"], "device must be auto, cpu or cuda where workers see a GPU each, got 'cuda:1'"),
     ],
 )
 def test_wrong_settings_end_before_any_trial(tmp_path, overrides, message):

@@ -338,6 +338,7 @@ def test_changed_configuration_is_not_continued(tmp_path, monkeypatch, no_report
         ("ppo_lstm", ["action=holdings"], "action must have bounds for a learner, got 'holdings'"),
         ("ppo_lstm", ["observation=[spott]"], "spot"),
         ("sac", ["agent.batch_size=101"], "agent.batch_size must be at most buffer = 100, got 101"),
+        ("sac", ["device=gpu"], "device must be auto, cpu, cuda or cuda:NUMBER, got 'gpu'"),
         ("sac", ["agent.algorithm=ddpg"], "agent.algorithm must be one of sac, td3, tqc, got 'ddpg'"),
         ("sac", ["agent.entropy=much"], "agent.entropy must be auto or a positive number, got 'much'"),
         ("deep_hedging", ["action=trade"], "action must be null for deep_hedging"),
@@ -391,6 +392,25 @@ GROUPS = {
     "curriculum/none": settings.CurriculumConfig,
     "tracking/tensorboard": settings.TrackingConfig,
 }
+
+
+def test_device_is_one_that_is_there(monkeypatch):
+    """Behaviour: by number, or the first; auto takes the CPU where there is none, and says so once."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for given, expected in (("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("cpu", "cpu")):
+        assert train.usable_device(given) == expected
+    with pytest.raises(ValueError, match=r"torch finds 2 GPUs, the first being cuda:0; got 'cuda:2'"):
+        train.usable_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for given in ("cuda", "cuda:0"):
+        with pytest.raises(ValueError, match=f"torch finds no GPU; got '{given}'"):
+            train.usable_device(given)
+    train._warn_no_gpu.cache_clear()
+    with pytest.warns(RuntimeWarning, match="torch finds no GPU: training on the CPU") as told:
+        assert [train.usable_device("auto") for _ in range(2)] == ["cpu", "cpu"]
+    assert len(told) == 1
+    assert train.usable_device("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("name", GROUPS)

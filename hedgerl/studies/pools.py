@@ -7,7 +7,15 @@ from contextlib import contextmanager
 
 import torch
 
+from hedgerl.pricing._checks import whole_number
 from hedgerl.studies.workers import LocalPool, Pool
+
+
+def check_workers(workers: int, device: str) -> None:
+    """Raises ValueError for a number of workers, or a device, that a study cannot have."""
+    whole_number("workers", workers)
+    if ":" in device:
+        raise ValueError(f"device must be auto, cpu or cuda where workers see a GPU each, got {device!r}; see devices")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ from hedgerl.agents.curriculum import Curriculum
 from hedgerl.agents.registry import check_name
 from hedgerl.pricing._checks import finite, in_interval, non_negative, positive, whole_number
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 def _widths(name: str, values: Any) -> None:
