@@ -17,8 +17,7 @@ TILE = 16  # steps that rough_bergomi.cu convolves at a time
 _THREADS = 128  # a block
 _REAL = {"float32": "float", "float64": "double"}
 
-# What differs from the names by which tests run the same text on a CPU.
-_CUDA = """\
+_PREAMBLE = """\
 #define KERNEL extern "C" __global__
 #define DEVICE static __device__ __forceinline__
 #define FIRST_THREAD (blockIdx.x * (long long)blockDim.x + threadIdx.x)
@@ -39,10 +38,10 @@ class Stream(NamedTuple):
         return np.uint32(self.key[0]), np.uint32(self.key[1]), np.int64(self.first), np.int32(self.antithetic)
 
 
-def source(name: str, preamble: str = _CUDA) -> str:
+def source(name: str) -> str:
     """The whole text of a kernel."""
     parts = ((SOURCES / file).read_text(encoding="utf-8") for file in ("common.cuh", f"{name}.cu"))
-    return "\n".join([preamble, *parts])
+    return "\n".join([_PREAMBLE, *parts])
 
 
 @functools.cache

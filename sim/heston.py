@@ -146,8 +146,8 @@ class Heston(Model):
         growth, n_paths = self.growth(block.parameters), block.n_paths
         rows = [[*vars(self._coefficients(xp, block.parameters, dt)).values(), growth * dt] for dt in distinct.tolist()]
         differ = any(hasattr(each, "shape") for row in rows for each in row)
-        coefficients = xp.empty((len(rows), len(rows[0]), n_paths if differ else 1), dtype=kind)
         if differ:
+            coefficients = xp.empty((len(rows), len(rows[0]), n_paths), dtype=kind)
             for place, row in enumerate(rows):
                 for column, value in enumerate(row):
                     coefficients[place, column] = value

@@ -218,7 +218,7 @@ class RoughBergomi(Model):
 
     def _launch(self, block: Block) -> None:
         xp, grid, kind = block.xp, block.grid, block.spot.dtype
-        weights, steps = _device_weights(xp, self.hurst, grid.fine.tobytes(), kind)
+        weights, steps = _device_weights(xp, xp.cuda.Device().id, self.hurst, grid.fine.tobytes(), kind)
         log_curve = np.log(self.initial_curve(grid.fine))
         shift: Any = 0.0
         if "forward_variance" in block.perturbed:
@@ -366,8 +366,9 @@ class _Plan:
 
 
 @functools.lru_cache(maxsize=8)
-def _device_weights(xp: ModuleType, hurst: float, times: bytes, dtype: np.dtype) -> tuple[Array, Array]:
-    """The hybrid scheme as rough_bergomi.cu takes it: its tiles, and (n, 4) dt, sqrt(dt), residual and variance."""
+def _device_weights(xp: ModuleType, device: int, hurst: float, times: bytes, dtype: np.dtype) -> tuple[Array, Array]:
+    """The hybrid scheme as rough_bergomi.cu takes it, on the current device: its tiles, and (n, 4) dt, sqrt(dt),
+    residual and variance."""
     fine = np.frombuffer(times)
     average, residual, variance = hybrid_weights(hurst, fine)
     dt = np.diff(fine)

@@ -12,6 +12,8 @@ class Device:
 
     which: Any = None
 
+    id = 0
+
     def __enter__(self) -> Device:
         return self
 
