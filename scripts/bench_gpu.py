@@ -1,0 +1,321 @@
+"""Checks what runs on a CUDA device against NumPy, then times it from noise to gradient.
+
+    python scripts/bench_gpu.py --output gpu.json --append docs/benchmarks.md
+    python scripts/bench_gpu.py --rehearse      # the same on the CPU, small: that it runs; its figures mean nothing
+
+Nothing is timed where a check fails. A measurement that fails is told in its row, and the others go on. Every figure is
+the best of several runs after a warm-up, from Python's call to the end of the device's work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sb3_contrib import RecurrentPPO
+
+from hedgerl.agents.deep_hedging import DeepHedging
+from hedgerl.agents.ppo_lstm import PPOLSTM
+from hedgerl.agents.recurrent import default_policy
+from hedgerl.envs import ShortOption, make_vec
+from hedgerl.envs.transition import Rollout
+from hedgerl.pricing import Option
+from hedgerl.sim import BlackScholes, Heston, Model, RoughBergomi
+from hedgerl.sim.backend import resolve, to_torch
+from hedgerl.sim.noise import device_normals, device_stream
+
+MODELS: dict[str, Model] = {
+    "rough Bergomi": RoughBergomi(hurst=0.07, eta=1.9, rho=-0.9, forward_variance=0.235**2),
+    "Heston": Heston(kappa=2.0, theta=0.04, sigma=0.5, rho=-0.7, v0=0.04),
+}
+STEPS = 252
+TWINS = 2e-5  # relative, float32
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement: seconds of a run, what that is in its own unit, and the least that the device could take."""
+
+    name: str
+    seconds: float | None
+    figure: str
+    bar: str
+    met: bool | None
+    floor: str = ""
+
+
+@dataclass
+class Bench:
+    """What all measurements share."""
+
+    backend: str
+    device: str
+    scale: int  # sizes are divided by it
+    runs: int
+
+    def wait(self) -> None:
+        """Until the device is done."""
+        if self.backend == "cupy":
+            resolve("cupy").cuda.Device().synchronize()
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+
+    def best(self, work: Callable[[], object]) -> float:
+        """Seconds of the fastest run."""
+        work()
+        seconds = []
+        for _ in range(self.runs):
+            self.wait()
+            start = time.perf_counter()
+            work()
+            self.wait()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    def bandwidth(self) -> float:
+        """Bytes a second that a copy on the device reads and writes."""
+        tensor = torch.empty(2**28 // self.scale, device=self.device)
+        into = torch.empty_like(tensor)
+        return 2 * tensor.nbytes / self.best(lambda: into.copy_(tensor))
+
+    # ---- checks ----
+
+    def twins(self) -> list[str]:
+        """Paths by the device's own stream against NumPy's on the same normals; the errors found."""
+        wrong = []
+        for name, model in MODELS.items():
+            noise = device_normals(device_stream(1, "paths"), (model.n_noise, STEPS), 512)
+            host = model.simulate(512, STEPS, 1.0, noise=noise, backend="numpy", threads=1)
+            if self.backend == "cupy":
+                device = model.simulate(512, STEPS, 1.0, seed=1, backend="cupy")
+            else:
+                device = model.simulate(512, STEPS, 1.0, noise=noise, backend="numpy")
+            spot = to_torch(device.spot, "cpu").numpy()
+            error = float(np.abs(spot / host.spot - 1.0).max())
+            if not error < TWINS:
+                wrong.append(f"{name}: spot off by {error:.1e} of NumPy's")
+        return wrong
+
+    def laws(self) -> list[str]:
+        """E[S] = S_0 and, where it is known, E[v], within 4 standard errors at the end; what is off."""
+        wrong = []
+        for name, model in MODELS.items():
+            paths = model.simulate(2**20 // self.scale, 64, 0.25, seed=2, backend=self.backend)
+            level = {"rough Bergomi": 0.235**2, "Heston": 0.04}[name]
+            for what, values, mean in (("spot", paths.spot, 100.0), ("variance", paths.variance, level)):
+                last = to_torch(values[-1], self.device).double()
+                z = float((last.mean() - mean) / (last.std() / last.numel() ** 0.5))
+                if not abs(z) < 4.0:
+                    wrong.append(f"{name}: mean {what} is {z:+.1f} standard errors off")
+        return wrong
+
+    def training(self) -> list[str]:
+        """Three updates of deep hedging; what is not finite."""
+        task = ShortOption(market=MODELS["Heston"], backend=self.backend)
+        learner = DeepHedging(task, {"hidden": (16, 16)}, "mean_std", batch_paths=512, seed=1, device=self.device)
+        learner.learn(3)
+        return [] if learner.loss is not None and np.isfinite(learner.loss) else [f"deep hedging: loss {learner.loss}"]
+
+    # ---- measurements ----
+
+    def generator(self, name: str) -> Row:
+        """Spot and variance of 100,000 paths."""
+        model, n_paths = MODELS[name], 100_000 // self.scale
+        seconds = self.best(lambda: model.simulate(n_paths, STEPS, 1.0, seed=1, backend=self.backend))
+        kept = 3 if name == "rough Bergomi" else 2  # its marks need the increments, too
+        floor = kept * 4 * n_paths * STEPS / self.bandwidth()
+        return Row(
+            f"{name}, {n_paths:,} x {STEPS} float32",
+            seconds,
+            f"{n_paths * STEPS / seconds / 1e6:,.0f} million path-steps/s",
+            "2 ms",
+            seconds <= 2e-3,
+            f"{1e3 * floor:.2f} ms to write them",
+        )
+
+    def marks(self) -> Row:
+        """Price, delta, gamma and vega of two options at every step, Heston: smiles of the others are fitted first."""
+        n_paths = 100_000 // self.scale
+        paths = MODELS["Heston"].simulate(n_paths, STEPS, 1.0, seed=1, backend=self.backend)
+        market = paths.model.market(paths)
+        options = [Option(strike=100.0, expiry_years=1.0), Option(strike=90.0, expiry_years=1.0, is_call=False)]
+
+        def work() -> None:
+            for option in options:
+                for step in range(STEPS):
+                    market.mark(option, step)
+
+        seconds = self.best(work)
+        rate = f"{2 * n_paths * STEPS / seconds / 1e6:,.0f} million marks/s"
+        return Row(f"marks of two options, Heston, {n_paths:,} x {STEPS}", seconds, rate, "50 ms", seconds <= 0.05)
+
+    def stepping(self) -> Row:
+        """The transition of a short option with random targets."""
+        n_envs = 65_536 // self.scale
+        task = ShortOption(market=BlackScholes(volatility=0.2), n_steps=STEPS, backend=self.backend)
+        own = task.scenario(n_envs, 1).mapped(lambda array: to_torch(array, self.device))
+        own.known()
+        targets = torch.rand((STEPS, *own.mid.shape[1:]), dtype=own.spot.dtype, device=self.device)
+
+        def work() -> None:
+            rollout = Rollout(own, task.execution)
+            for target in targets:
+                rollout.act(target)
+
+        with torch.no_grad():
+            seconds = self.best(work)
+        rate = n_envs * STEPS / seconds
+        return Row(
+            f"ShortOption, {n_envs:,} environments, random actions",
+            seconds,
+            f"{rate / 1e6:,.1f} million env-steps/s",
+            "200 million",
+            rate >= 2e8,
+        )
+
+    def deep_hedging(self) -> Row:
+        """An update on 65,536 episodes of a year, LSTM(64); paths are simulated once for eight."""
+        n_paths = 65_536 // self.scale
+        task = ShortOption(market=BlackScholes(volatility=0.2), n_steps=STEPS, backend=self.backend)
+        network = {"hidden": (128, 64), "recurrent": 64}
+        learner = DeepHedging(
+            task,
+            network,
+            "mean_std",
+            batch_paths=n_paths,
+            pool_batches=1,
+            epochs=8,
+            validation_paths=2,  # each call of learn ends with them
+            seed=1,
+            device=self.device,
+        )
+        learner.learn(1)
+        seconds = self.best(lambda: learner.learn(1))
+        rate = n_paths * STEPS / seconds
+        figure = f"{rate / 1e6:,.2f} million path-steps/s"
+        return Row(f"deep hedging, {n_paths:,} x {STEPS}", seconds, figure, "20 million", rate >= 2e7)
+
+    def ppo(self) -> Row:
+        """`learn` of both recurrent PPOs, rollouts and updates, 4,096 environments and 4 epochs."""
+        n_envs, rates = max(16, 4096 // self.scale), {}
+        for kind in (PPOLSTM, RecurrentPPO):
+            venv = make_vec(
+                f"hedgerl/{ShortOption.name}-v0",
+                n_envs,
+                market=BlackScholes(volatility=0.2),
+                n_steps=STEPS,
+                backend=self.backend,
+            )
+            model = kind(
+                "MlpLstmPolicy",
+                venv,
+                n_steps=STEPS,
+                batch_size=n_envs // 8 * STEPS,
+                n_epochs=4,
+                policy_kwargs=default_policy(),
+                seed=1,
+                device=self.device,
+            )
+            start = time.perf_counter()
+            model.learn(n_envs * STEPS)
+            if kind is PPOLSTM:  # sb3-contrib's takes minutes: once must do
+                start = time.perf_counter()
+                model.learn(n_envs * STEPS)
+            self.wait()
+            rates[kind.__name__] = n_envs * STEPS / (time.perf_counter() - start)
+        ours, theirs = rates["PPOLSTM"], rates["RecurrentPPO"]
+        return Row(
+            f"PPO-LSTM, {n_envs:,} x {STEPS}, 4 epochs, H = 64",
+            n_envs * STEPS / ours,
+            f"{ours / 1e3:,.0f} thousand env-steps/s, {ours / theirs:,.1f} x sb3-contrib",
+            "1 million and 100 x",
+            ours >= 1e6 and ours >= 100 * theirs,
+        )
+
+    def memory(self) -> Row:
+        """Growth of the host's memory over 100 simulations and updates."""
+        task = ShortOption(market=MODELS["Heston"], backend=self.backend)
+        learner = DeepHedging(
+            task, {"hidden": (16, 16)}, "mean_std", batch_paths=1024, pool_batches=1, seed=1, device=self.device
+        )
+        learner.learn(20)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        learner.learn(100)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        return Row("host memory over 100 iterations", None, f"{grown:.1f} MiB more at the peak", "none", grown < 1.0)
+
+
+def machine(bench: Bench) -> str:
+    """Card, driver and versions."""
+    if bench.device == "cpu":
+        return f"{platform.machine()}, NumPy {np.__version__}, torch {torch.__version__}: a rehearsal"
+    cupy = resolve("cupy")
+    driver, runtime = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
+    return (
+        f"{torch.cuda.get_device_name()}, CUDA driver {driver} and runtime {runtime}, CuPy {cupy.__version__}, "
+        f"torch {torch.__version__}; copies at {bench.bandwidth() / 1e12:.2f} TB/s"
+    )
+
+
+def report(where: str, rows: list[Row]) -> str:
+    """The table, as Markdown."""
+    lines = [
+        "## On a CUDA device: from noise to gradient (scripts/bench_gpu.py)",
+        "",
+        f"{where}.",
+        "",
+        "| what | ms | figure | floor | bar |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        verdict = "" if row.met is None else f" ({'met' if row.met else 'missed'})"
+        taken = "" if row.seconds is None else f"{1e3 * row.seconds:,.2f}"
+        lines.append(f"| {row.name} | {taken} | {row.figure} | {row.floor} | {row.bar}{verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Checks, measures, prints and writes; 1 where a check fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, small")
+    parser.add_argument("--output", type=Path, help="a JSON file for the numbers")
+    parser.add_argument("--append", type=Path, help="a Markdown file to which the table is added")
+    options = parser.parse_args()
+    bench = Bench("numpy", "cpu", 256, 1) if options.rehearse else Bench("cupy", "cuda", 1, 5)
+    resolve(bench.backend)
+    wrong = [error for check in (bench.twins, bench.laws, bench.training) for error in check()]
+    if wrong:
+        print("\n".join(f"bench_gpu: {error}" for error in wrong), file=sys.stderr)
+        return 1
+    rows = []
+    measurements: dict[str, Callable[[], Row]] = {name: lambda name=name: bench.generator(name) for name in MODELS}
+    for method in (bench.marks, bench.stepping, bench.deep_hedging, bench.ppo, bench.memory):
+        measurements[method.__name__] = method
+    for name, measure in measurements.items():
+        start = time.perf_counter()
+        try:
+            rows.append(measure())
+        except Exception as error:
+            rows.append(Row(name, None, f"failed: {' '.join(str(error).split())[:120]}", "", None))
+        print(f"{rows[-1].name}: {rows[-1].figure} ({time.perf_counter() - start:.0f} s)", flush=True)
+    text = report(machine(bench), rows)
+    print(text)
+    if options.append:
+        with open(options.append, "a", encoding="utf-8") as file:
+            file.write("\n" + text)
+    if options.output:
+        options.output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
