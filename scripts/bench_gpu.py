@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,7 @@ class Bench:
             seconds.append(time.perf_counter() - start)
         return min(seconds)
 
+    @cached_property
     def bandwidth(self) -> float:
         """Bytes a second that a copy on the device reads and writes."""
         tensor = torch.empty(2**28 // self.scale, device=self.device)
@@ -132,7 +134,7 @@ class Bench:
         model, n_paths = MODELS[name], 100_000 // self.scale
         seconds = self.best(lambda: model.simulate(n_paths, STEPS, 1.0, seed=1, backend=self.backend))
         kept = 3 if name == "rough Bergomi" else 2  # its marks need the increments, too
-        floor = kept * 4 * n_paths * STEPS / self.bandwidth()
+        floor = kept * 4 * n_paths * STEPS / self.bandwidth
         return Row(
             f"{name}, {n_paths:,} x {STEPS} float32",
             seconds,
@@ -262,7 +264,7 @@ def machine(bench: Bench) -> str:
     driver, runtime = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
     return (
         f"{torch.cuda.get_device_name()}, CUDA driver {driver} and runtime {runtime}, CuPy {cupy.__version__}, "
-        f"torch {torch.__version__}; copies at {bench.bandwidth() / 1e12:.2f} TB/s"
+        f"torch {torch.__version__}; copies at {bench.bandwidth / 1e12:.2f} TB/s"
     )
 
 

@@ -17,7 +17,8 @@ TILE = 16  # steps that rough_bergomi.cu convolves at a time
 _THREADS = 128  # a block
 _REAL = {"float32": "float", "float64": "double"}
 
-_PREAMBLE = """\
+_PREAMBLE = f"""\
+#define TILE {TILE}
 #define KERNEL extern "C" __global__
 #define DEVICE static __device__ __forceinline__
 #define FIRST_THREAD (blockIdx.x * (long long)blockDim.x + threadIdx.x)

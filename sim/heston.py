@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -137,8 +137,8 @@ class Heston(Model):
             if grid.row_after[step]:
                 keep(grid.row_after[step])
 
-    def _fused(self, perturbed: frozenset[str]) -> bool:
-        return True
+    def _kernel(self, perturbed: frozenset[str]) -> Callable[[Block], None]:
+        return self._launch
 
     def _launch(self, block: Block) -> None:
         xp, grid, kind = block.xp, block.grid, block.spot.dtype
@@ -158,7 +158,7 @@ class Heston(Model):
             kind,
             n_paths,
             *block.source,
-            *(np.int32(which.size), np.int64(n_paths), np.int64(n_paths)),
+            *(np.int32(which.size), np.int64(n_paths)),
             *(xp.asarray(which, dtype=np.int32), xp.asarray(np.array(grid.row_after), dtype=np.int32)),
             *(coefficients, np.int32(differ), *by_path(xp, block.parameters["v0"], kind)),
             *(kind.type(self.spot), block.spot, block.variance),

@@ -68,9 +68,9 @@ class Block:
     @property
     def source(self) -> tuple[Any, ...]:
         """Where a kernel takes its noise from: a stream, and whether it is given an array instead."""
-        nothing = self.xp.empty(1, dtype=self.spot.dtype)
         stream = Stream((0, 0)) if self.stream is None else self.stream
-        return *stream.arguments, np.int32(self.given is not None), nothing if self.given is None else self.given
+        noise = self.xp.empty(1, dtype=self.spot.dtype) if self.given is None else self.given
+        return *stream.arguments, np.int32(self.given is not None), noise
 
     @property
     def n_paths(self) -> int:
@@ -195,14 +195,14 @@ class Model(ABC):
             variance = self._variance_array(xp, grid, n_paths, kind, spread)
             state = {name: xp.empty((rows, n_paths), dtype=kind) for name, rows in state_rows.items()}
         draws = draw(spread, seed, origin, n_paths) if seed is not None else {}
-        fused = not on_host and self._fused(frozenset(spread))
-        plan = None if fused else self._plan(xp, grid, kind, spread)
+        kernel = None if on_host else self._kernel(frozenset(spread))
+        plan = self._plan(xp, grid, kind, spread) if kernel is None else None
         parameters = {name: xp.asarray(values, dtype=kind) for name, values in draws.items()}
 
         if on_host:
             width = _block_width(self.n_noise * n_fine * kind.itemsize)
         else:
-            width = n_paths if fused else _DEVICE_PATHS
+            width = _DEVICE_PATHS if kernel is None else n_paths
         spare: list[Workspace] = []
 
         def simulate_block(first: int) -> None:
@@ -232,10 +232,10 @@ class Model(ABC):
                 variance=variance[:, part],
                 state={name: rows[:, part] for name, rows in state.items()},
             )
-            if fused:
-                self._launch(block)
-            else:
+            if kernel is None:
                 self._simulate(block, plan)
+            else:
+                kernel(block)
             spare.append(work)
 
         with single_threaded_blas():
@@ -280,13 +280,9 @@ class Model(ABC):
         """What all blocks of one simulation share, computed once."""
         return None
 
-    def _fused(self, perturbed: frozenset[str]) -> bool:
-        """Whether a kernel of our own simulates the model on a device, see `_launch`."""
-        return False
-
-    def _launch(self, block: Block) -> None:
-        """What `_simulate` does, by one kernel for all paths."""
-        raise NotImplementedError
+    def _kernel(self, perturbed: frozenset[str]) -> Callable[[Block], None] | None:
+        """What does on a device what `_simulate` does, by a kernel of our own for all paths; None where none can."""
+        return None
 
     @abstractmethod
     def _marker(self, paths: Paths) -> Marker:

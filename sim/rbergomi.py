@@ -213,8 +213,8 @@ class RoughBergomi(Model):
             if grid.row_after[step]:
                 keep(grid.row_after[step])
 
-    def _fused(self, perturbed: frozenset[str]) -> bool:
-        return "hurst" not in perturbed
+    def _kernel(self, perturbed: frozenset[str]) -> Callable[[Block], None] | None:
+        return None if "hurst" in perturbed else self._launch
 
     def _launch(self, block: Block) -> None:
         xp, grid, kind = block.xp, block.grid, block.spot.dtype
@@ -230,7 +230,7 @@ class RoughBergomi(Model):
             kind,
             n_paths,
             *block.source,
-            *(np.int32(n_fine), np.int64(n_paths), np.int64(n_paths), weights, steps),
+            *(np.int32(n_fine), np.int64(n_paths), weights, steps),
             *(xp.asarray(log_curve, dtype=kind), xp.asarray(np.array(grid.row_after), dtype=np.int32)),
             *(argument for value in per_path for argument in by_path(xp, value, kind)),
             *(kind.type(self.spot), kind.type(self.variance_risk_premium)),

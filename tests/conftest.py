@@ -20,6 +20,15 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
         os.environ.setdefault(name, "1")
 
 
+@pytest.fixture(scope="session")
+def cupy() -> ModuleType:
+    """CuPy with a device, or its stand-in."""
+    module = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if not module.is_available():
+        pytest.skip("CuPy finds no CUDA device")
+    return module
+
+
 @pytest.fixture
 def script() -> Callable[[str], ModuleType]:
     """Imports scripts/<name>.py."""

@@ -1,7 +1,7 @@
 // What all kernels share: a thread for each path, and standard normals by the path, the step and the row they drive.
 //
 // Compiled with -DREAL=float or -DREAL=double. Only what C++ without CUDA also has is used, but for the few names that
-// tests/standin_cupy/kernels.hpp defines: so the same text runs on a CPU, one thread that walks over all paths.
+// tests/standin_cupy/kernels.hpp defines: so the same text runs on a CPU, thread after thread.
 
 typedef REAL real;
 

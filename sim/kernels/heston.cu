@@ -6,7 +6,7 @@
 KERNEL void heston(
     unsigned int key0, unsigned int key1, long long first, int antithetic,
     int has_noise, const real *__restrict__ noise,     // (2, n_steps, n_paths): variance, spot
-    int n_steps, long long n_paths, long long width,   // of a row of the results
+    int n_steps, long long n_paths,
     const int *__restrict__ kinds,                     // (n_steps): which length a step has
     const int *__restrict__ row_after,                 // (n_steps): row of the results, 0 for none
     const real *__restrict__ coefficients, int by_path,  // (lengths, N_COEFFICIENTS, n_paths or 1)
@@ -80,8 +80,8 @@ KERNEL void heston(
                 now = next;
                 const int row = row_after[step];
                 if (row) {
-                    spot[row * width + path] = initial_spot * exp(log_spot);
-                    variance[row * width + path] = now;
+                    spot[row * n_paths + path] = initial_spot * exp(log_spot);
+                    variance[row * n_paths + path] = now;
                 }
             }
         }

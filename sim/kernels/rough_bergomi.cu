@@ -5,8 +5,6 @@
 // are the same for all threads of a warp, and each earlier increment is read once a tile, from `driver`, where it must
 // be kept anyway for the forward-variance curve.
 
-#define TILE 16
-
 struct alignas(16) Four {  // weights that are loaded together
     real of[4];
 };
@@ -14,7 +12,7 @@ struct alignas(16) Four {  // weights that are loaded together
 KERNEL void rough_bergomi(
     unsigned int key0, unsigned int key1, long long first, int antithetic,
     int has_noise, const real *__restrict__ noise,    // (3, n_steps, n_paths)
-    int n_steps, long long n_paths, long long width,  // of a row of the results
+    int n_steps, long long n_paths,
     const Four *__restrict__ weights,                 // (tiles, n_steps, TILE): the kernel averaged over each cell
     const real *__restrict__ steps,                   // (n_steps, 4): dt, sqrt(dt), residual, Var Y at the end
     const real *__restrict__ log_curve,               // (n_steps + 1)
@@ -43,7 +41,7 @@ KERNEL void rough_bergomi(
             #pragma unroll
             for (int i = 0; i < TILE; ++i) volterra[i] = real(0.0);
             for (int past = 0; past < start; ++past) {
-                const real increment = driver[past * width + path];
+                const real increment = driver[past * n_paths + path];
                 #pragma unroll
                 for (int i = 0; i < TILE; ++i) volterra[i] += tile[past * TILE / 4 + i / 4].of[i % 4] * increment;
             }
@@ -64,7 +62,7 @@ KERNEL void rough_bergomi(
                         log_spot += volatility * root * (rho * own[each] + complement * other[each]);
                         log_spot += (growth - real(0.5) * now) * dt;
                         const real increment = root * own[each] + premium * dt;
-                        driver[step * width + path] = increment;
+                        driver[step * n_paths + path] = increment;
                         #pragma unroll
                         for (int later = i; later < TILE; ++later)
                             volterra[later] += tile[step * TILE / 4 + later / 4].of[later % 4] * increment;
@@ -76,8 +74,8 @@ KERNEL void rough_bergomi(
                         now = volatility * volatility;
                         const int row = row_after[step];
                         if (row) {
-                            spot[row * width + path] = initial_spot * exp(log_spot);
-                            variance[row * width + path] = now;
+                            spot[row * n_paths + path] = initial_spot * exp(log_spot);
+                            variance[row * n_paths + path] = now;
                         }
                     }
                 }

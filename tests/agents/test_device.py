@@ -20,15 +20,6 @@ MODELS = {
 }
 
 
-@pytest.fixture
-def cupy() -> ModuleType:
-    """CuPy with a device, or its stand-in."""
-    module = pytest.importorskip("cupy", reason="CuPy is not installed")
-    if not module.is_available():
-        pytest.skip("CuPy finds no CUDA device")
-    return module
-
-
 def place(array: object) -> int:
     """Where an array of the device begins."""
     return array.data.ptr if hasattr(array, "data") else array._host.ctypes.data

@@ -53,15 +53,6 @@ OF_PATHS = {"float32": 2e-5, "float64": 1e-10}  # relative errors; a dozen steps
 OF_MARKS = {"float32": 5e-5, "float64": 1e-8}  # NumPy's float32 normal distribution is our own, within 1e-7
 
 
-@pytest.fixture(scope="module")
-def cupy() -> ModuleType:
-    """CuPy with a device, or its stand-in."""
-    module = pytest.importorskip("cupy", reason="CuPy is not installed")
-    if not module.is_available():
-        pytest.skip("CuPy finds no CUDA device")
-    return module
-
-
 def simulate(name: str, n_paths: int = N_PATHS, seed: int | None = 1, n_steps: int = N_STEPS, **options: Any) -> Paths:
     return MODELS[name][0].simulate(n_paths, n_steps, n_steps * DAY, seed, **options)
 

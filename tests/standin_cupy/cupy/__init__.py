@@ -242,5 +242,5 @@ def is_available() -> bool:
     return True
 
 
-from cupy import cuda, fft, linalg, random  # noqa: E402, F401  (they use the names above)
+from cupy import cuda, fft, linalg  # noqa: E402, F401  (they use the names above)
 from cupy.kernels import RawModule  # noqa: E402, F401
