@@ -89,18 +89,24 @@ class Job:
         many = hydra.mode == RunMode.MULTIRUN
         record = _Record(folder, self.command, int(hydra.job.num) if many else None)
         try:
-            with record, _said_to(folder / LOG if self.logged else None):
+            record.begin()
+            with _said_to(folder / LOG if self.logged else None):
                 self.work(self.command, config, folder)
+            record.end(FINISHED)
         except Exception as error:
             line = self.explain(error, [self.command, *hydra.overrides.task])
             line = line or f"{type(error).__name__}: {' '.join(str(error).split())}"
             _write_error(folder, line, "".join(traceback.format_exception(error)))
+            record.end(FAILED)  # after error.json: who reads that it failed finds why
             if not many:
                 raise Failed(error) from error
             if not self.logged:
                 _say(f"hedgerl: run {record.number} failed: {line}")
             if os.environ.get("HEDGERL_DEBUG") == "1":
                 traceback.print_exception(error)
+        except BaseException:
+            record.end(STOPPED)
+            raise
 
 
 class _Record:
@@ -125,13 +131,14 @@ class _Record:
             "pid": os.getpid(),
         }
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
+        """Says that it runs."""
         self.began = time.monotonic()
         (self.folder / ERROR).unlink(missing_ok=True)
         self._write()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        state = FINISHED if kind is None else FAILED if issubclass(kind, Exception) else STOPPED
+    def end(self, state: str) -> None:
+        """Says how it ended."""
         seconds = time.monotonic() - self.began
         known = None if self.seconds is None else round(self.seconds + seconds, 3)
         self.content |= {"state": state, "seconds": known}
@@ -245,8 +252,8 @@ class Multirun:
             folder, record = begun[number]
             if record.get("state") == RUNNING:  # all have ended
                 why = self.lost.get(number, "its process died, perhaps for want of memory")
-                write_text(folder / JOB, json.dumps({**record, "state": FAILED}) + "\n")
                 _write_error(folder, why)
+                write_text(folder / JOB, json.dumps({**record, "state": FAILED}) + "\n")
             elif record.get("state") == FINISHED:
                 continue
             failed[number] = f"see {folder / ERROR}"

@@ -18,6 +18,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from hedgerl import cli, multirun
+from hedgerl.files import write_text
 from hedgerl.studies import workers
 
 SMALL = [
@@ -235,27 +236,41 @@ def test_seconds_of_a_run_in_parts():
     """Identity: a run that goes on has the seconds of both parts, and none where one was killed; the error goes."""
     folder = Path("run")
 
-    def fail():
-        with multirun._Record(folder, "train", None):
-            time.sleep(0.02)
-            raise ValueError("no")
-
-    for _ in range(2):
-        with pytest.raises(ValueError, match="no"):
-            fail()
-    record = multirun.read(folder / "job.json")
-    assert record["state"] == "failed"
-    assert 0.04 <= record["seconds"] < 1.0
-    (folder / "error.json").write_text("{}")
-    with multirun._Record(folder, "train", None):
+    def part(state):
+        record = multirun._Record(folder, "train", None)
+        record.begin()
         assert multirun.read(folder / "job.json")["state"] == "running"
         assert not (folder / "error.json").exists()
-    assert multirun.read(folder / "job.json")["state"] == "finished"
-    multirun._Record(folder, "train", None).__enter__()  # and is killed
-    with pytest.raises(KeyboardInterrupt), multirun._Record(folder, "train", None):
-        raise KeyboardInterrupt
-    assert multirun.read(folder / "job.json")["seconds"] is None
-    assert multirun.read(folder / "job.json")["state"] == "stopped"
+        time.sleep(0.02)
+        record.end(state)
+        kept = multirun.read(folder / "job.json")
+        assert kept["state"] == state
+        return kept["seconds"]
+
+    assert 0.02 <= part(multirun.FAILED) < 0.5
+    (folder / "error.json").write_text("{}")
+    assert 0.04 <= part(multirun.FAILED) < 1.0
+    assert 0.06 <= part(multirun.FINISHED) < 1.5
+    multirun._Record(folder, "train", None).begin()  # and is killed
+    assert part(multirun.STOPPED) is None
+
+
+@pytest.mark.parametrize("many", [["-m"], []])
+def test_who_reads_that_a_run_failed_finds_why(many, monkeypatch):
+    """Identity: error.json is there before job.json says that the run failed.
+
+    Catches the line of a run that failed, without its reason, when it is looked at between the two.
+    """
+    written = []
+
+    def write(file, text):
+        if file.name == "job.json":
+            written.append((json.loads(text)["state"], file.with_name("error.json").exists()))
+        write_text(file, text)
+
+    monkeypatch.setattr(multirun, "write_text", write)
+    assert cli.main(["simulate", *many, *SMALL, "n_paths=0"]) == 2
+    assert written == [("running", False), ("failed", True)]
 
 
 def test_a_failure_alone_is_kept_too(capfd):
