@@ -21,6 +21,9 @@ help:
 
 setup: $(STAMP)
 
+# Compiling every module of every package takes as long as the rest: Python compiles those that are imported.
+PIP_FLAGS := --quiet --disable-pip-version-check --no-compile -c constraints.txt
+
 # torch comes first and by itself: its index is the slowest, and every other requirement then finds it satisfied.
 $(STAMP): pyproject.toml constraints.txt
 	@set -e; python=; \
@@ -35,8 +38,8 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	echo "setting up $(VENV) with $$($$python --version) (a few minutes, once)"; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV); \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	$(BIN)/python -m pip install $(PIP_FLAGS) torch==2.13.0; \
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev]'; \
 	touch $(STAMP)
 
 run: $(STAMP)
