@@ -9,6 +9,7 @@ over the cell, which is their optimal b* and the projection of the integral on D
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -42,11 +43,19 @@ def hybrid_weights(hurst: float, times: np.ndarray) -> HybridWeights:
     The residual is that of the own cell plus the variance that averaging loses in the others, .1 % on equal steps but
     some per cent where a long step comes before a short one: so Var Y = t^(2H) on every grid.
     """
+    return _hybrid_weights(float(hurst), np.asarray(times, dtype=np.float64).tobytes())
+
+
+@functools.lru_cache(maxsize=8)  # smiles are learnt from hundreds of groups of curves on one grid
+def _hybrid_weights(hurst: float, grid: bytes) -> HybridWeights:
+    times = np.frombuffer(grid)
     steps = np.diff(times)
     average = kernel_average(hurst, times[1:], times[:-1], times[1:])
     variance = times[1:] ** (2 * hurst)
-    residual = np.maximum(variance - average**2 @ steps, 0.0)  # rounding, as H nears 1/2
-    return HybridWeights(average, np.sqrt(residual), variance)
+    residual = np.sqrt(np.maximum(variance - average**2 @ steps, 0.0))  # rounding, as H nears 1/2
+    for array in (average, residual, variance):
+        array.flags.writeable = False
+    return HybridWeights(average, residual, variance)
 
 
 def lower_triangular_product(weights: Array, noise: Array, out: Array, rows: int = 64) -> None:
