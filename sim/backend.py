@@ -34,11 +34,23 @@ def _cupy() -> tuple[ModuleType | None, str]:
         return None, f"CuPy is not installed ({error})"
     try:
         if not cupy.is_available():
-            return None, "CuPy finds no CUDA device"
+            return None, _too_old(cupy) or "CuPy finds no CUDA device"
         cupy.arange(2).sum().item()
     except Exception as error:  # the CUDA runtime's errors share no base class
-        return None, f"the CUDA device does not answer ({error})"
+        return None, _too_old(cupy) or f"the CUDA device does not answer ({error})"
     return cupy, ""
+
+
+def _too_old(cupy: ModuleType) -> str:
+    """That the driver is too old for CuPy, where it is."""
+    try:
+        driver, wanted = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
+    except Exception:  # no driver
+        return ""
+    if not 0 < driver // 1000 < wanted // 1000:
+        return ""
+    has, wants = (f"{version // 1000}.{version % 1000 // 10}" for version in (driver, wanted))
+    return f"the driver knows CUDA {has} at the most, CuPy needs {wants}: update the driver, or install another CuPy"
 
 
 @functools.cache
@@ -91,6 +103,16 @@ def to_torch(array: Array, device: Any) -> Any:
     xp = namespace(array)
     whole = xp.ascontiguousarray(array)
     return torch.as_tensor(whole, device=device) if is_numpy(xp) else torch.from_dlpack(whole).to(device)
+
+
+def use_device(name: str) -> None:
+    """Makes "cuda:1" the device on which CuPy works in this thread from now on; "cpu" changes nothing.
+
+    Paths are then made where torch, told the same name, learns from them.
+    """
+    cupy, _ = _cupy()
+    if name != "cpu" and cupy is not None:
+        cupy.cuda.Device(int(name.partition(":")[2] or 0)).use()
 
 
 @contextmanager
