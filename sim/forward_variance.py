@@ -6,15 +6,16 @@ import dataclasses
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 
 from hedgerl.pricing import implied_volatility
 from hedgerl.sim.backend import Array, namespace, single_threaded_blas
+from hedgerl.sim.device import Place, cupy, launch
 from hedgerl.sim.disk_cache import kept
-from hedgerl.sim.market import Implied, SmileMarker, flat_smile, from_smile
+from hedgerl.sim.market import Contract, Implied, Marks, SmileMarker, fitted_marks, flat_marks, flat_smile, from_smile
 from hedgerl.sim.mixing import BEND, MONEYNESS, Bins, Group, Law, curve_features, fit
 from hedgerl.sim.smile import Smile, blend, interpolate, otm_price
 
@@ -44,6 +45,14 @@ class ForwardVarianceModel(Protocol):
 
     def _log_forward_curve(self, paths: Paths, step: int, ahead: np.ndarray, bins: Bins, part: Array) -> Array:
         """log xi of paths at times[step] by bins (see `Bins`) of the steps that start at `ahead`, (b, n)."""
+        ...
+
+    def _curve_ahead(
+        self, fine: np.ndarray, now: int, ahead: np.ndarray, bins: Bins
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same curve as a kernel takes it, no parameter of which differs by path: factors of the expected variance
+        of each bin, the first times the variance now, and the loadings of the logarithm of the others on the driver up
+        to fine[now], (b - 1, now), where it has any."""
         ...
 
 
@@ -269,6 +278,57 @@ def library(
     return SmileLibrary(model, fine, ranges, features)
 
 
+class Curves(NamedTuple):
+    """Curves of expected variance by bins as curve_features.cu takes them, on a device."""
+
+    bins: Array  # (b, 3): factor, middle and share, see the kernel
+    loading: Array | None  # (b - 1, now) on the driver
+    shaped: bool
+    n_features: int
+    per_root: Any  # 1 / sqrt(time to expiry)
+
+    @classmethod
+    def of(cls, place: Place, bins: np.ndarray, loading: np.ndarray | None, shaped: bool, tau: float) -> Curves:
+        """From arrays on the host; a shaped curve of b bins has min(b, 4) features, as in `curve_features`."""
+        n_features = min(bins.shape[0], 4) if shaped else 1
+        sent = None if loading is None else place.sent(loading)
+        return cls(place.sent(bins), sent, shaped, n_features, place.dtype.type(tau**-0.5))
+
+    def state(self, variance: Array, driver: Array | None = None) -> Array:
+        """s, d log s / d(model's volatility) and features, (2 + d, n), at a variance (n,) and a driver (now, n)."""
+        dtype, n_paths = variance.dtype, variance.shape[0]
+        variance = cupy().ascontiguousarray(variance)
+        moved = variance if self.loading is None else self.loading @ driver
+        state = cupy().empty((2 + self.n_features, n_paths), dtype=dtype)
+        launch(
+            "curve_features",
+            dtype,
+            n_paths,
+            *(np.int64(n_paths), variance, np.int32(self.bins.shape[0]), self.bins),
+            *(np.int32(self.loading is not None), moved),
+            *(np.int32(self.shaped), np.int32(self.n_features), self.per_root, state),
+        )
+        return state
+
+
+@lru_cache(maxsize=8192)
+def _ahead(library: SmileLibrary, now: int, expiry_years: float, place: Place) -> tuple[Smile, float, Curves] | None:
+    """What all paths share of an option's marks at fine[now], on a device: its smile, the time left, and the way to its
+    features; None one step before expiry. A mark would else wait for the host, and for its arrays to be sent."""
+    model, fine = library.model, np.array(library.fine)
+    steps = steps_to(fine, now, expiry_years)
+    if steps.size == 1:
+        return None
+    ahead = fine[now] + np.append(0.0, np.cumsum(steps[:-1]))
+    bins = Bins.of(steps, model._known_log_curve(ahead))
+    factors, loading = model._curve_ahead(fine, now, ahead, bins)
+    tau, size = float(steps.sum()), factors.size
+    share = np.clip((0.25 * tau - bins.middles) / bins.lengths + 0.5, 0.0, 1.0)  # see `curve_features`
+    table = np.stack([factors, bins.middles[:size] / tau, share[:size]], axis=1)
+    curves = Curves.of(place, table, loading, model.curves_differ_in_shape, tau)
+    return library.smile(now, steps), tau, curves
+
+
 class ForwardVarianceMarker(SmileMarker):
     """A marker for models whose variance ahead is lognormal (see `hedgerl.sim.mixing`)."""
 
@@ -292,8 +352,14 @@ class ForwardVarianceMarker(SmileMarker):
         if steps.size == 1:
             volatility = xp.sqrt(paths.variance[step][part])
             return flat_smile(log_moneyness, volatility, 1.0)
-        smile = self.library.smile(now, steps)
-        ahead = paths.grid.fine[now] + np.append(0.0, np.cumsum(steps[:-1]))
+        s, by_volatility, features = self._state(step, steps, part)
+        return from_smile(self.library.smile(now, steps), log_moneyness, s, features, float(steps.sum()), by_volatility)
+
+    def _state(self, step: int, steps: np.ndarray, part: Array) -> tuple[Array, Array, Array]:
+        """s (n,), d log s / d(model's volatility) and features (d, n) of an option after `steps`."""
+        paths = self.paths
+        xp = namespace(paths.spot)
+        ahead = paths.grid.fine[paths.grid.kept[step]] + np.append(0.0, np.cumsum(steps[:-1]))
         bins = Bins.of(steps, self.model._known_log_curve(ahead))
         curve = self.model._log_forward_curve(paths, step, ahead, bins, part)
         s, features = curve_features(xp, bins, curve, self.model.curves_differ_in_shape)
@@ -301,7 +367,23 @@ class ForwardVarianceMarker(SmileMarker):
             features = xp.concatenate([features, xp.stack([paths.parameters[name][part] for name in self.features])])
         left = float(steps.sum())
         by_volatility = left**0.5 / s if self.model.curves_differ_in_shape else paths.variance[step][part] ** -0.5
-        return from_smile(smile, log_moneyness, s, features, left, by_volatility)
+        return s, by_volatility, features
+
+    def _device_marks(self, step: int, expiry_years: float, part: Array, contract: Contract, left: float) -> Marks:
+        """See `SmileMarker._device_marks`. Where parameters differ by path the state comes from the array code."""
+        paths = self.paths
+        variance, now = paths.variance[step][part], int(paths.grid.kept[step])
+        known = _ahead(self.library, now, expiry_years, Place.of(variance))
+        if known is None:
+            return flat_marks(contract, left, paths.model, variance)
+        smile, smile_years, curves = known
+        if paths.parameters.keys() <= {"drift"}:
+            driver = paths.state["driver"][:now][:, part] if curves.loading is not None else None
+            state = curves.state(variance, driver)
+        else:
+            s, by_volatility, features = self._state(step, steps_to(paths.grid.fine, now, expiry_years), part)
+            state = cupy().concatenate([s[None], by_volatility[None], features])
+        return fitted_marks(contract, left, paths.model, smile, state, smile_years)
 
 
 def _normal_nodes(size: int) -> tuple[np.ndarray, np.ndarray]:

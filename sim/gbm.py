@@ -12,7 +12,7 @@ import numpy as np
 from hedgerl.pricing._checks import positive
 from hedgerl.sim.backend import Array
 from hedgerl.sim.grid import TimeGrid
-from hedgerl.sim.market import Implied, Marker, SmileMarker, flat_smile
+from hedgerl.sim.market import Contract, Implied, Marker, Marks, SmileMarker, flat_marks, flat_smile
 from hedgerl.sim.model import Block, Model
 from hedgerl.sim.paths import Paths
 from hedgerl.sim.perturbation import Distribution
@@ -75,3 +75,9 @@ class _FlatMarker(SmileMarker):
     def implied(self, step: int, expiry_years: float, part: Array, log_moneyness: Array) -> Implied:
         """See `SmileMarker.implied`."""
         return flat_smile(log_moneyness, self.paths.variance[step][part] ** 0.5, 1.0)
+
+    def _device_marks(self, step: int, expiry_years: float, part: Array, contract: Contract, left: float) -> Marks:
+        """See `SmileMarker._device_marks`."""
+        variance = self.paths.variance[step]
+        own = variance[part] if "volatility" in self.paths.parameters else variance[:1]
+        return flat_marks(contract, left, self.paths.model, own)

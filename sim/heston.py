@@ -15,8 +15,8 @@ from scipy import stats
 from hedgerl.pricing import black_scholes, heston
 from hedgerl.pricing._checks import finite, in_interval, non_negative, positive
 from hedgerl.pricing.normal import sf
-from hedgerl.sim.backend import Array, namespace
-from hedgerl.sim.device import by_path, launch
+from hedgerl.sim.backend import Array, is_numpy, namespace
+from hedgerl.sim.device import Place, by_path, cupy, launch, launch_marks
 from hedgerl.sim.grid import TimeGrid, distinct_steps
 from hedgerl.sim.market import Contract, Marker, Marks
 from hedgerl.sim.model import Block, Model
@@ -292,6 +292,18 @@ def _table(model: Heston, left: float) -> Bicubic:
     return Bicubic.through((-edge, low), (edge, high), _TABLE, correction)
 
 
+@lru_cache(maxsize=512)
+def _device_table(model: Heston, left: float, place: Place) -> tuple[Any, ...]:
+    """The table and what is known of all paths, as heston_marks.cu takes them."""
+    table = _table(model, left)
+    parameters = (model.kappa, model.theta, model.sigma, model.rho, _mean_weight(model.kappa, left))
+    return (
+        *(place.dtype.type(value) for value in parameters),
+        *(place.sent(table.coefficients), *(np.int32(size) for size in table.coefficients.shape)),
+        *(place.dtype.type(value) for value in (*table.low, *table.step, _MONEYNESS)),
+    )
+
+
 def _mean_weight(kappa: float, left: float) -> float:
     """(1 - e^(-kappa tau)) / (kappa tau): what the mean variance up to expiry keeps of v - theta."""
     return float(-np.expm1(-kappa * left) / (kappa * left))
@@ -326,6 +338,10 @@ class _TableMarker:
         xp, model = namespace(spot), self.model
         left = round(expiry_years - float(self.paths.times[step]), 12)
         variance = self.paths.variance[step][part]
+        if not is_numpy(xp):
+            table = _device_table(self.bare, left, Place.of(variance))
+            variance = cupy().ascontiguousarray(variance)
+            return launch_marks("heston_marks", *contract, left, model.rate, model.dividend, variance, *table)
         keep = _mean_weight(model.kappa, left)
         volatility = xp.sqrt(model.theta + (variance - model.theta) * keep)
         flat = black_scholes(spot, strike, left, volatility, rate=model.rate, dividend=model.dividend, is_call=is_call)

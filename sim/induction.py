@@ -10,6 +10,7 @@ smile of the step before, so there is no sampling error.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,7 +23,9 @@ from numpy.polynomial import chebyshev
 
 from hedgerl.pricing import implied_volatility
 from hedgerl.sim.backend import Array, namespace
-from hedgerl.sim.market import Implied, SmileMarker, flat_smile, from_smile
+from hedgerl.sim.device import Place
+from hedgerl.sim.forward_variance import Curves
+from hedgerl.sim.market import Contract, Implied, Marks, SmileMarker, fitted_marks, flat_marks, flat_smile, from_smile
 from hedgerl.sim.smile import Ratio, Smile, interpolate, otm_price, polynomials
 
 if TYPE_CHECKING:
@@ -126,6 +129,19 @@ def _induction(recursion: Recursion, floor: float) -> Induction:
     return Induction(recursion, floor)
 
 
+@lru_cache(maxsize=2048)
+def _ahead(induction: Induction, n_steps: int, per_year: float, place: Place) -> tuple[Smile, Curves]:
+    """The smile n_steps before expiry by the log of the root of the mean variance, and the way there, on a device."""
+    recursion = induction.recursion
+    low, high = (0.5 * float(np.log(bound)) for bound in recursion.bounds(n_steps, induction.floor))
+    smile = dataclasses.replace(induction.smile(n_steps), low=np.array([low]), high=np.array([high]))
+    # s^2 = n_steps (long_run + (h - long_run) weight): a part that moves with the variance, and one that does not
+    kept = recursion.weight(n_steps)
+    factors = n_steps * np.array([kept / per_year, recursion.long_run * (1.0 - kept)])
+    bins = np.stack([factors, np.zeros(2), np.zeros(2)], axis=1)
+    return smile, Curves.of(place, bins, None, False, n_steps)
+
+
 class InductionMarker(SmileMarker):
     """GARCH marks; between two steps implied volatility is interpolated in time.
 
@@ -162,6 +178,20 @@ class InductionMarker(SmileMarker):
         before = self._on_step(whole, step, part, log_moneyness)
         share = left - whole
         return Implied(*((1 - share) * early + share * late for early, late in zip(before, after, strict=True)))
+
+    def _device_marks(self, step: int, expiry_years: float, part: Array, contract: Contract, left: float) -> Marks:
+        """See `SmileMarker._device_marks`; between two steps, and where the recursion differs by path, the array code
+        implies the volatilities."""
+        model, variance = self.paths.model, self.paths.variance[step][part]
+        steps_left = left * self.per_year
+        n_steps = round(steps_left)
+        between = abs(steps_left - n_steps) >= 1e-6 * max(1.0, steps_left)
+        if (steps_left if between else n_steps) <= 1:
+            return flat_marks(contract, left, model, variance)
+        if between or self.ranges:
+            return super()._device_marks(step, expiry_years, part, contract, left)
+        smile, curves = _ahead(self.inductions[0], n_steps, self.per_year, Place.of(variance))
+        return fitted_marks(contract, left, model, smile, curves.state(variance), n_steps / self.per_year)
 
     def _on_step(self, n_steps: int, step: int, part: Array, log_moneyness: Array) -> Implied:
         xp, paths = namespace(log_moneyness), self.paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import ModuleType
@@ -12,9 +13,11 @@ import numpy as np
 from hedgerl.pricing import Greeks, Option, black_scholes
 from hedgerl.pricing._checks import whole_number
 from hedgerl.sim.backend import Array, is_numpy, namespace, to_numpy
-from hedgerl.sim.smile import Ratio
+from hedgerl.sim.device import Place, cupy, launch_marks
+from hedgerl.sim.smile import Ratio, Smile, kernel_arguments
 
 if TYPE_CHECKING:
+    from hedgerl.sim.model import Model
     from hedgerl.sim.paths import Paths
 
 _BLOCK = 1 << 14  # paths marked at a time: the features of a forward curve stay in the cache
@@ -41,7 +44,7 @@ class Marker(Protocol):
 
 
 class Contract(NamedTuple):
-    """Spot and terms by path, each (n,) or ()."""
+    """Spot by path (n,), and terms, each (n,) or (): on a device a Python number where all paths share one."""
 
     spot: Array
     strike: Array
@@ -99,7 +102,10 @@ class AnyMarket(PathView, Protocol):
 
 
 class SmileMarker(ABC):
-    """A `Marker` that implies volatilities: prices are Black-Scholes at them, Greeks follow by the chain rule."""
+    """A `Marker` that implies volatilities: prices are Black-Scholes at them, Greeks follow by the chain rule.
+
+    On a device both are done by a kernel, to which models override the way.
+    """
 
     paths: Paths
 
@@ -111,9 +117,18 @@ class SmileMarker(ABC):
         """See `Marker.marks`."""
         model = self.paths.model
         left = expiry_years - float(self.paths.times[step])
+        if not is_numpy(namespace(contract.spot)):
+            return self._device_marks(step, expiry_years, part, contract, left)
         return smile_marks(
             contract, left, model.rate, model.dividend, lambda k: self.implied(step, expiry_years, part, k)
         )
+
+    def _device_marks(self, step: int, expiry_years: float, part: Array, contract: Contract, left: float) -> Marks:
+        """Marks `left` years before expiry by a kernel; here with implied volatilities from the array code."""
+        model, xp = self.paths.model, cupy()
+        log_moneyness = xp.log(contract.strike / contract.spot) - (model.rate - model.dividend) * left
+        implied = xp.stack(list(self.implied(step, expiry_years, part, log_moneyness)))
+        return _launch_implied(contract, left, model, np.int32(True), np.int32(True), implied)
 
 
 def smile_marks(
@@ -132,6 +147,29 @@ def smile_marks(
     delta = flat.delta + flat.vega * by_spot
     gamma = flat.gamma + (2.0 * flat.vanna + flat.volga * by_spot) * by_spot + flat.vega * by_spot_twice
     return flat.price, delta, gamma, flat.vega * smile.by_volatility, flat.theta
+
+
+def flat_marks(contract: Contract, left: float, model: Model, variance: Array) -> Marks:
+    """Black-Scholes marks on a device at a variance per year, (n,) or (1,), by a kernel."""
+    by_path = np.int32(variance.shape[0] > 1)
+    return _launch_implied(contract, left, model, np.int32(False), by_path, cupy().ascontiguousarray(variance))
+
+
+def fitted_marks(
+    contract: Contract, left: float, model: Model, smile: Smile, state: Array, smile_years: float
+) -> Marks:
+    """`smile_marks` with `from_smile` on a device, by a kernel.
+
+    state: (2 + d, n), s, d log s / d(model's volatility) and features. smile_years: the time left of the smile.
+    """
+    place = Place.of(state)
+    per_root = place.dtype.type(smile_years**-0.5)
+    arguments = kernel_arguments(smile, place)
+    return launch_marks("smile", *contract, left, model.rate, model.dividend, per_root, state, *arguments)
+
+
+def _launch_implied(contract: Contract, left: float, model: Model, *arguments: Any) -> Marks:
+    return launch_marks("implied", *contract, left, model.rate, model.dividend, *arguments)
 
 
 class Market:
@@ -196,7 +234,9 @@ class Market:
         Bergomi, SABR, a fraction of a second): draw random expiries from the grid.
 
         Raises ValueError for a step that is not on the grid, shapes other than () and (n_paths,), a strike that is not
-        positive, and an option past its expiry.
+        positive, and an option past its expiry. On a device strikes and expiries by path are looked through when an
+        array is first seen, not again where it has been changed in place, and a path whose spot or variance is not
+        finite has marks of NaN.
         """
         return mark_along(self.paths, self._marker, option, step)
 
@@ -226,47 +266,98 @@ def mark_along(paths: PathView, marker: Marker, option: Option, step: int) -> Gr
         raise ValueError(f"is_call must be a bool or an array of them, got values of type {is_call.dtype}")
     if strike.dtype.kind not in "iuf":
         raise ValueError(f"strike must be a number or an array of numbers, got values of type {strike.dtype}")
-    good = xp.isfinite(strike) & (strike > 0)
-    if not bool(good.all()):
-        raise ValueError(f"strike must be positive and finite, got {float(strike[~good].reshape(-1)[0])!r}")
-    expiries = to_numpy(option.expiry_years)
-    if expiries.dtype.kind not in "iuf" or not np.isfinite(expiries).all():
-        raise ValueError(f"expiry_years must be finite numbers, got {option.expiry_years!r}")
-    expiries = expiries.astype(np.float64)
-    if expiries.shape not in ((), (paths.n_paths,)):
-        raise ValueError(f"expiry_years must be a number or have shape ({paths.n_paths},), got {expiries.shape}")
+    _check_strikes(xp, option.strike, strike)
+    by_expiry = _by_expiry(xp, option.expiry_years, paths.n_paths)
     now = float(paths.times[step])
     tolerance = 1e-9 * max(1.0, float(paths.times[-1]))
-    if not (expiries >= now - tolerance).all():
-        raise ValueError(f"expiry_years must not lie before the step's time {now:g}, got {float(expiries.min())!r}")
+    if not by_expiry[0][0] >= now - tolerance:
+        raise ValueError(f"expiry_years must not lie before the step's time {now:g}, got {by_expiry[0][0]!r}")
 
+    def marks(expiry: float, part: Array) -> Marks:
+        contract = Contract(spot[part], _take(strike, part, dtype), _take(is_call, part, np.dtype(bool)))
+        return _payoff(contract) if expiry <= now + tolerance else marker.marks(step, expiry, part, contract)
+
+    if not is_numpy(xp):
+        strike, is_call = _sent(xp, strike), _sent(xp, is_call)
+        if len(by_expiry) == 1:
+            return Greeks(*marks(by_expiry[0][0], slice(None)))
     result = [xp.empty(paths.n_paths, dtype=dtype) for _ in range(5)]
-    distinct, which = np.unique(expiries.reshape(-1), return_inverse=True)
-    by_expiry = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
     width = _BLOCK if is_numpy(xp) else paths.n_paths
-    for expiry, equal in zip(distinct.tolist(), by_expiry, strict=True):
-        members = None if distinct.size == 1 else equal
+    for expiry, members in by_expiry:
         count = paths.n_paths if members is None else members.size
         for first in range(0, count, width):
             stop = min(first + width, count)
-            part = slice(first, stop) if members is None else xp.asarray(members[first:stop])
-            contract = Contract(spot[part], _take(strike, part).astype(dtype), _take(is_call, part))
-            if expiry <= now + tolerance:
-                values = _payoff(contract)
-            else:
-                values = marker.marks(step, expiry, part, contract)
-            for target, value in zip(result, values, strict=True):
+            part = slice(first, stop) if members is None else members[first:stop]
+            for target, value in zip(result, marks(expiry, part), strict=True):
                 target[part] = value
     return Greeks(*result)
 
 
+class _Known:
+    """What was found out of arrays on a device, for as long as each lives: to ask again would stall the device.
+
+    So an array that is filled anew in place is not looked at anew.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[weakref.ref[Any], Any]] = {}
+
+    def get(self, array: Array) -> Any:
+        """What is known of this very array, or None."""
+        reference, value = self._of.get(id(array), (None, None))
+        return value if reference is not None and reference() is array else None
+
+    def keep(self, array: Array, value: Any) -> Any:
+        """The value, which is kept."""
+        key = id(array)
+        self._of[key] = weakref.ref(array, lambda _: self._of.pop(key, None)), value
+        return value
+
+
+_good_strikes, _expiries = _Known(), _Known()
+
+
+def _check_strikes(xp: ModuleType, given: Any, strike: Array) -> None:
+    """ValueError unless all are positive and finite. given: what `strike` was made from."""
+    on_device = not is_numpy(xp) and _lies_elsewhere(given)
+    if _good_strikes.get(given) if on_device else isinstance(given, float | int) and 0.0 < given < np.inf:
+        return
+    good = namespace(strike).isfinite(strike) & (strike > 0)
+    if not bool(good.all()):
+        raise ValueError(f"strike must be positive and finite, got {float(strike[~good].reshape(-1)[0])!r}")
+    if on_device:
+        _good_strikes.keep(given, True)
+
+
+def _by_expiry(xp: ModuleType, given: Any, n_paths: int) -> list[tuple[float, Array | None]]:
+    """The distinct expiries, the first of them first, and the places of the paths of each; None where there is one."""
+    on_device = not is_numpy(xp) and _lies_elsewhere(given)
+    if on_device and given.shape in ((), (n_paths,)) and (known := _expiries.get(given)) is not None:
+        return known
+    expiries = to_numpy(given)
+    if expiries.dtype.kind not in "iuf" or not np.isfinite(expiries).all():
+        raise ValueError(f"expiry_years must be finite numbers, got {given!r}")
+    expiries = expiries.astype(np.float64)
+    if expiries.shape not in ((), (n_paths,)):
+        raise ValueError(f"expiry_years must be a number or have shape ({n_paths},), got {expiries.shape}")
+    result: list[tuple[float, Array | None]] = [(float(expiries.flat[0]), None)]
+    if expiries.ndim and (expiries != expiries[0]).any():
+        distinct, which = np.unique(expiries, return_inverse=True)
+        members = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
+        result = list(zip(distinct.tolist(), map(xp.asarray, members), strict=True))
+    return _expiries.keep(given, result) if on_device else result
+
+
 def _payoff(contract: Contract) -> Marks:
     xp = namespace(contract.spot)
-    sign = xp.where(contract.is_call, 1.0, -1.0).astype(contract.spot.dtype)
+    if isinstance(contract.is_call, bool):
+        sign: Any = 1.0 if contract.is_call else -1.0
+    else:
+        sign = xp.where(contract.is_call, 1.0, -1.0).astype(contract.spot.dtype)
     gain = sign * (contract.spot - contract.strike)
-    nothing = xp.zeros_like(gain)
+    nothing = [xp.zeros_like(gain) for _ in range(3)]
     delta = sign * xp.where(gain > 0, 1.0, xp.where(gain < 0, 0.0, 0.5)).astype(gain.dtype)  # as in `pricing`
-    return xp.maximum(gain, 0.0), delta, nothing, nothing, nothing
+    return xp.maximum(gain, 0.0), delta, nothing[0], nothing[1], nothing[2]
 
 
 def from_smile(
@@ -297,11 +388,25 @@ def flat_smile(log_moneyness: Array, volatility: Array, by_volatility: Array) ->
 
 
 def _by_path(xp: ModuleType, name: str, value: Any, n_paths: int) -> Array:
-    array = xp.asarray(value)
+    """The value as an array, on the device where it lies there; what comes from the host is checked on the host."""
+    array = (xp if _lies_elsewhere(value) else np).asarray(value)
     if array.shape not in ((), (n_paths,)):
         raise ValueError(f"{name} must be a number or have shape ({n_paths},), got {array.shape}")
     return array
 
 
-def _take(array: Array, part: Array) -> Array:
-    return array if array.ndim == 0 else array[part]
+def _lies_elsewhere(value: Any) -> bool:
+    """Whether the value is an array of another library than NumPy."""
+    return hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray | np.generic)
+
+
+def _sent(xp: ModuleType, value: Array) -> Any:
+    """The array on the device, or its Python number."""
+    return xp.asarray(value) if value.ndim else value.item()
+
+
+def _take(array: Array, part: Array, dtype: np.dtype) -> Any:
+    """The paths' own, in a dtype; a Python number as it is."""
+    if not hasattr(array, "shape"):
+        return array
+    return (array if array.ndim == 0 else array[part]).astype(dtype, copy=False)

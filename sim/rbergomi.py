@@ -332,23 +332,26 @@ class RoughBergomi(Model):
                 curve[1:] -= 0.5 * eta**2 * (factor * xp.asarray(variance, dtype=curve.dtype))
         return curve
 
+    def _curve_ahead(
+        self, fine: np.ndarray, now: int, ahead: np.ndarray, bins: Bins
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `ForwardVarianceModel`."""
+        if not now:
+            return bins.lengths * np.exp(np.append(0.0, bins.known[1:])), None
+        loading, variance = _loading(self.hurst, fine, now, ahead, bins)
+        known = bins.known[1:] - 0.5 * self.eta**2 * variance[:, 0]
+        return bins.lengths * np.exp(np.append(0.0, known)), self.eta * loading
+
     def _loadings(
         self, paths: Paths, now: int, ahead: np.ndarray, bins: Bins, part: Array
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[Any]]:
         """Loadings of log xi / eta on the driver, (b - 1, now), and its variance, (b - 1, 1), maybe expanded in H."""
         fine = paths.grid.fine
-        steps = np.diff(fine[: now + 1])
-
-        def at(hurst: float) -> tuple[np.ndarray, np.ndarray]:
-            loading = kernel_average(hurst, ahead, fine[:now], fine[1 : now + 1])
-            variance = bins.average(loading**2 @ steps)[1:, None]
-            return bins.average(loading)[1:], variance
-
         if "hurst" not in paths.parameters:
-            loading, variance = at(self.hurst)
+            loading, variance = _loading(self.hurst, fine, now, ahead, bins)
             return [loading], [variance], [1.0]
         hurst, bounds = paths.parameters["hurst"], paths.ranges["hurst"]
-        at_nodes = [at(node) for node in np.interp(_NODES, (-1, 1), bounds)]
+        at_nodes = [_loading(node, fine, now, ahead, bins) for node in np.interp(_NODES, (-1, 1), bounds)]
         loadings, variances = (_expand(np.stack(parts)) for parts in zip(*at_nodes, strict=True))
         return list(loadings), list(variances), _hurst_basis(namespace(hurst), hurst[part], bounds)
 
@@ -394,6 +397,13 @@ def _hurst_basis(xp: ModuleType, hurst: Any, bounds: tuple[float, float] | None)
         return [1.0]
     low, high = bounds[0], max(bounds[1], bounds[0] + 1e-12)
     return polynomials(xp, (2.0 * hurst - (low + high)) / (high - low), len(_NODES) - 1)
+
+
+def _loading(hurst: float, fine: np.ndarray, now: int, ahead: np.ndarray, bins: Bins) -> tuple[np.ndarray, np.ndarray]:
+    """Loadings of log xi / eta on the driver up to fine[now], (b - 1, now), and its variance, (b - 1, 1)."""
+    loading = kernel_average(hurst, ahead, fine[:now], fine[1 : now + 1])
+    variance = bins.average(loading**2 @ np.diff(fine[: now + 1]))[1:, None]
+    return bins.average(loading)[1:], variance
 
 
 def _weights_ahead(hurst: float, lost: np.ndarray, times: np.ndarray) -> HybridWeights:

@@ -84,6 +84,13 @@ class SABR(Model):
         later = bins.average(ahead - ahead[0])
         return level + volvol**2 * xp.asarray(later[:, None], dtype=level.dtype)
 
+    def _curve_ahead(
+        self, fine: np.ndarray, now: int, ahead: np.ndarray, bins: Bins
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `ForwardVarianceModel`; the whole curve moves with alpha, as one bin."""
+        growth = np.exp(self.volvol**2 * bins.average(ahead - ahead[0]))
+        return np.array([bins.lengths @ growth]), None
+
     def _simulate(self, block: Block, plan: Any) -> None:
         xp, grid = block.xp, block.grid
         volvol, rho = block.parameters["volvol"], block.parameters["rho"]

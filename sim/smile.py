@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from numpy.polynomial import chebyshev
 
 from hedgerl.pricing.normal import cdf
 from hedgerl.sim.backend import Array
+from hedgerl.sim.device import Place, cupy
 
 _EDGE = 0.875  # of the fitted range of x that is used: a polynomial's slope at its very end is noise
 _WING = 0.2  # of it that gives the slope of the wing
@@ -20,6 +21,7 @@ _WING = 0.2  # of it that gives the slope of the wing
 # strike, which needs |dg/dx| <= N(-y) / n(y) at y = x / g
 _STEEPEST = (0.25, 0.2)
 _REACH = 7.0  # x beyond the edge up to which a wing goes on
+_LEAST = 0.02  # g: a polynomial may undershoot where no price depends on it
 _TURN = 0.3  # x over which the slope at the edge turns into that of the wing: a kink would be a butterfly to sell
 
 
@@ -133,10 +135,32 @@ class Smile:
         distance = xp.abs(out)
         fading = (total[1] - wing) * xp.exp(distance * (-1.0 / _TURN))
         value = total[0] + wing * out + xp.sign(out) * _TURN * (total[1] - wing - fading)
-        value = xp.maximum(value, 0.02)  # a polynomial may undershoot where no price depends on it
+        value = xp.maximum(value, _LEAST)
         by_moneyness = (wing + fading) * (distance < _REACH)
         twice = xp.where(inside, total[2], fading * (xp.sign(out) * (-1.0 / _TURN)))
         return Ratio(value, by_moneyness, twice, by_log_deviation)
+
+
+@lru_cache(maxsize=4096)
+def kernel_arguments(smile: Smile, place: Place) -> tuple[Any, ...]:
+    """The smile as smile.cu takes it, after the state that it is read at: sent to a device once."""
+    size, n_basis = smile.coefficients.shape
+    n_features = smile.degrees.shape[1]
+    counts = [int(np.flatnonzero(column)[-1]) + 1 if column.any() else 0 for column in smile.coefficients.T]
+    degrees = np.concatenate([np.array(counts)[:, None], smile.degrees], axis=1)
+    packed = np.zeros((n_basis, size, 4))
+    packed[:, :, :3] = smile._stacked[: 3 * size].reshape(3, size, n_basis).transpose(2, 1, 0)
+    varies = smile.degrees.max(axis=0) > 0
+    half = np.where(varies, 0.5 * (smile.high - smile.low), 1.0)
+    numbers = (_EDGE * smile.moneyness, 1.0 / smile.bend, 1.0 / smile.range, _REACH, _TURN)
+    return (
+        *(np.int32(n_features), np.int32(n_basis), np.int32(size)),
+        cupy().asarray(degrees.astype(np.int32)),
+        place.sent(np.stack([0.5 * (smile.high + smile.low), half], axis=1)),
+        place.sent(packed),
+        place.sent(smile._wings.T),
+        *(place.dtype.type(number) for number in (*numbers, *_STEEPEST, _LEAST)),
+    )
 
 
 def blend(first: Smile, second: Smile, share: float) -> Smile:

@@ -19,6 +19,7 @@ extern "C" void place(unsigned int block, unsigned int blocks, unsigned int thre
     blockDim.x = threads;
 }
 
+using std::asinh;
 using std::erfc;
 using std::exp;
 using std::log;
