@@ -27,6 +27,7 @@ import numpy as np
 from hedgerl.sim import Paths
 from hedgerl.sim.backend import Array, usable_threads
 from hedgerl.sim.noise import STREAM_PATHS
+from hedgerl.sim.parts import Joined, arrays_of
 
 WITHIN = 20.0  # seconds in which a cluster must answer
 _STARTED_WITHIN = 60.0  # ... and a first worker on each of its nodes
@@ -362,26 +363,16 @@ def simulate_on(
     are begun again. Raises what `simulate` and `connect` raise, and ConnectionError where a part is lost for good.
     """
     first = simulate(n_paths, part=(0, 1), threads=1)  # refuses what is wrong, draws the seed, shows the arrays
-    kinds = _arrays(first)
-    whole = {name: np.empty((*array.shape[:-1], n_paths), dtype=array.dtype) for name, array in kinds.items()}
+    joined = Joined(first, n_paths)
     with connect(address) as cluster:
         simulate = functools.partial(simulate, seed=first.seed)
-        width = _width(cluster, n_paths, sum(array.nbytes for array in kinds.values()))
         done = 0
-        for columns, arrays in _parts(cluster, simulate, n_paths, width):
-            for name, array in arrays.items():
-                whole[name][..., columns] = array
+        for columns, arrays in _parts(cluster, simulate, n_paths, _width(cluster, n_paths, joined.bytes_per_path)):
+            joined.put(columns, arrays)
             done += columns.stop - columns.start
             if progress is not None:
                 progress(done, n_paths)
-    constant = np.broadcast_to(first.variance[:, :1], (first.variance.shape[0], n_paths))
-    return dataclasses.replace(
-        first,
-        spot=whole["spot"],
-        variance=whole.get("variance", constant),
-        parameters={name: whole[f"parameters/{name}"] for name in first.parameters},
-        state={name: whole[f"state/{name}"] for name in first.state},
-    )
+    return joined.paths()
 
 
 def _parts(
@@ -423,12 +414,4 @@ def _width(cluster: Cluster, n_paths: int, bytes_per_path: int) -> int:
 
 def _simulated(simulate: Callable[..., Paths], n_paths: int, part: tuple[int, int]) -> dict[str, Array]:
     """The work of a task."""
-    return _arrays(simulate(n_paths, part=part, threads=1))
-
-
-def _arrays(paths: Paths) -> dict[str, Array]:
-    """The arrays of paths by name, without one that is a single number seen as an array."""
-    arrays = {"spot": paths.spot, "variance": paths.variance}
-    arrays |= {f"parameters/{name}": array for name, array in paths.parameters.items()}
-    arrays |= {f"state/{name}": array for name, array in paths.state.items()}
-    return {name: array for name, array in arrays.items() if 0 not in array.strides}
+    return arrays_of(simulate(n_paths, part=part, threads=1))

@@ -24,9 +24,10 @@ from hedgerl.cluster import simulate_on
 from hedgerl.pricing import Option, implied_volatility
 from hedgerl.pricing._checks import positive
 from hedgerl.sim import Model, Paths, dataset
-from hedgerl.sim.backend import to_numpy
+from hedgerl.sim.backend import to_numpy, use_device
+from hedgerl.sim.parts import simulate_on_devices
 
-NOT_ABOUT_NUMBERS = {"cluster", "out", "overwrite", "preview", "threads"}  # settings that meta.json need not keep
+NOT_ABOUT_NUMBERS = {"cluster", "devices", "out", "overwrite", "preview", "threads"}  # settings that meta.json need not keep
 
 Progress = Callable[[int, int], None]
 
@@ -58,6 +59,7 @@ class SimulateConfig:
     backend: str = "auto"
     threads: int | None = None
     cluster: str | None = None
+    devices: list[int] | None = None
     options: list[OptionConfig] = field(default_factory=list)
     out: str | None = None
     overwrite: bool = False
@@ -68,6 +70,9 @@ class SimulateConfig:
             raise ValueError("out must name a folder or be null, got ''")
         if self.cluster is not None and self.backend == "cupy":
             raise ValueError("backend must be numpy or auto, which means numpy, on a cluster, got 'cupy'")
+        if self.devices is not None and (self.cluster is not None or self.backend == "numpy"):
+            other = f"cluster={self.cluster}" if self.cluster is not None else "backend=numpy"
+            raise ValueError(f"devices are CUDA devices of this machine and must not be given with {other}")
 
 
 def run(config: SimulateConfig, model: Model, perturb: dict[str, Any] | None, out: Path) -> None:
@@ -87,10 +92,13 @@ def run(config: SimulateConfig, model: Model, perturb: dict[str, Any] | None, ou
         dtype=config.dtype,
     )
     with _progress_bar("paths") as progress:
-        if config.cluster is None:
-            paths = simulate(config.n_paths, threads=config.threads, progress=progress)
-        else:
+        if config.cluster is not None:
             paths = simulate_on(config.cluster, simulate, config.n_paths, progress)
+        elif config.devices is not None:
+            paths = simulate_on_devices(config.devices, simulate, config.n_paths, progress)
+            use_device(f"cuda:{config.devices[0]}")  # where they are marked
+        else:
+            paths = simulate(config.n_paths, threads=config.threads, progress=progress)
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_ABOUT_NUMBERS}
     attach = {"preview.png": preview(paths)} if config.preview else {}
     with _progress_bar("marks") as progress:

@@ -45,6 +45,7 @@ from hedgerl.evaluation import Study, compare
 from hedgerl.files import write_text
 from hedgerl.pricing._checks import positive, whole_number
 from hedgerl.report import table, write_report
+from hedgerl.sim.backend import use_device
 from hedgerl.sim.noise import drawn_seed, entropy, seed_sequence
 from hedgerl.training import board, checkpoint, learners
 from hedgerl.training.champion import Contender
@@ -335,6 +336,7 @@ def fit(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     planned = plan(config)
+    use_device(planned.device)
     learner = learners.make(config.agent, planned.setting(config, 0))  # raises what it must before paths are drawn
     content, digest = _kept(config, planned)
     saved: dict[str, Any] | None = None

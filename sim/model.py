@@ -32,7 +32,7 @@ from hedgerl.sim.noise import STREAM_PATHS, device_stream, entropy, normals
 from hedgerl.sim.paths import Paths
 from hedgerl.sim.perturbation import Distribution, distributions, draw
 
-_DEVICE_PATHS = 64 * STREAM_PATHS  # simulated at a time on a device: enough to fill it, and always drawn whole
+DEVICE_PATHS = 64 * STREAM_PATHS  # simulated at a time on a device: enough to fill it, and always drawn whole
 _SCRATCH_BYTES = 64 << 20  # of noise a thread: wide blocks amortise call overhead, yet must stay near the caches
 
 
@@ -172,7 +172,7 @@ class Model(ABC):
         n_threads = usable_threads() if threads is None else whole_number("threads", threads)
         xp = resolve(backend)
         on_host = is_numpy(xp)
-        drawn_together = STREAM_PATHS if on_host else _DEVICE_PATHS
+        drawn_together = STREAM_PATHS if on_host else DEVICE_PATHS
         origin, n_paths = _checked_part(part, n_paths, drawn_together)
         grid = self._grid(kept_times(n_steps, maturity, times), substeps)
         n_fine = grid.fine.size - 1
@@ -202,7 +202,7 @@ class Model(ABC):
         if on_host:
             width = _block_width(self.n_noise * n_fine * kind.itemsize)
         else:
-            width = _DEVICE_PATHS if kernel is None else n_paths
+            width = DEVICE_PATHS if kernel is None else n_paths
         spare: list[Workspace] = []
 
         def simulate_block(first: int) -> None:

@@ -55,6 +55,11 @@ SMALL = [
         (["backtest", "n_paths=0"], "n_paths must be a whole number of at least 2, got 0"),
         (["simulate", "n_paths=0"], "n_paths must be a whole number of at least 1, got 0"),
         (["simulate", "backend=cuda"], "backend must be one of auto, numpy, cupy, got 'cuda'"),
+        (
+            ["simulate", "devices=[0,1]", "backend=numpy"],
+            "devices are CUDA devices of this machine and must not be given with backend=numpy",
+        ),
+        (["simulate", "devices=[0,1]", "cluster=auto"], "and must not be given with cluster=auto"),
         (["simulate", "dtype=float16"], "dtype must be one of float32, float64, got 'float16'"),
         (["simulate", "seed=-1"], "seed must be a whole number of at least 0 or None, got -1"),
         (["backtest", "market=rbergomi", "market.hurst=0.7"], "hurst must lie in (0, 0.5), got 0.7"),

@@ -31,6 +31,7 @@ class ndarray:
 
     def __init__(self, host: Any) -> None:
         self._host = np.asarray(host)
+        self.device = cuda.Device()
 
     # what is refused
 
@@ -78,12 +79,12 @@ class ndarray:
 
     # shape and memory
 
-    device = property(lambda self: cuda.Device())
     shape = property(lambda self: self._host.shape)
     ndim = property(lambda self: self._host.ndim)
     size = property(lambda self: self._host.size)
     dtype = property(lambda self: self._host.dtype)
     flags = property(lambda self: self._host.flags)
+    strides = property(lambda self: self._host.strides)
     nbytes = property(lambda self: self._host.nbytes)
     T = property(lambda self: ndarray(self._host.T))
     real = property(lambda self: ndarray(self._host.real))
@@ -101,7 +102,9 @@ class ndarray:
         return f"standin.{self._host!r}"
 
     def __getitem__(self, key: Any) -> ndarray:
-        return ndarray(self._host[_bare(key)])
+        part = ndarray(self._host[_bare(key)])
+        part.device = self.device
+        return part
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self._host[_bare(key)] = _bare(value)
@@ -114,6 +117,8 @@ class ndarray:
 def _bare(value: Any) -> Any:
     """What NumPy may work on: the memory behind device arrays, and no host array."""
     if isinstance(value, ndarray):
+        if value.device != cuda.Device():
+            raise ValueError(f"Array device must be same as the current device: {value.device.id}")
         return value._host
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}: a host array of shape {value.shape} among device arrays")
@@ -204,7 +209,9 @@ for _name in _OF_ARRAYS.split():
 
 
 def asarray(a: Any, dtype: Any = None) -> ndarray:
-    """The array on the device; what comes from the host is copied."""
+    """The array on the current device; what comes from the host or another one is copied."""
+    if isinstance(a, ndarray) and a.device != cuda.Device():
+        a = a.get()
     if isinstance(a, ndarray):
         return a if dtype is None or a.dtype == dtype else a.astype(dtype)
     return ndarray(np.array(a, dtype=dtype))

@@ -1,4 +1,4 @@
-"""Devices: there is one."""
+"""Devices: there are two."""
 
 from __future__ import annotations
 
