@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
+
+from hedgerl.sim.backend import to_numpy
 
 Array = Any
 
@@ -41,8 +44,8 @@ class Episodes(BaseCallback):
 
     def _on_step(self) -> bool:
         given = self.locals.get("clipped_actions", self.locals.get("actions"))
-        if given is not None:
-            self._actions.append(given.detach().cpu().numpy() if hasattr(given, "detach") else np.array(given))
+        if given is not None:  # a tensor stays where it is: to fetch it at each step would be to wait for a device
+            self._actions.append(given.detach().clone() if isinstance(given, torch.Tensor) else np.array(given))
         if np.any(self.locals["dones"]):
             for info in self.locals["infos"]:
                 self._add(info)
@@ -68,7 +71,9 @@ class Episodes(BaseCallback):
             scalars["episodes"] = float(len(self._pnl))
             histograms["pnl"] = np.array(self._pnl)
         if self._actions:
-            actions = np.concatenate([each.reshape(each.shape[0], -1) for each in self._actions])
+            tensors = all(isinstance(each, torch.Tensor) for each in self._actions)  # then in one piece
+            rows = to_numpy(torch.stack(self._actions)) if tensors else [to_numpy(each) for each in self._actions]
+            actions = np.concatenate([each.reshape(each.shape[0], -1) for each in rows])
             histograms |= {f"action/{i}": actions[:, i] for i in range(actions.shape[1])}
         self._clear()
         return scalars, histograms

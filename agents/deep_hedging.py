@@ -185,7 +185,9 @@ class DeepHedging:
         """P&L (n,) of the network's episodes, and who judged them where there is a reward."""
         own = paths if isinstance(paths, _Pool) else self._mapped(paths)
         policy = self.network if network is None else network
-        convert = policy.interface.action.bind(own.scenario, self.task)
+        # a device is asked once an episode whether all actions were finite
+        checked = policy.interface.action.converter(own.scenario, late=self.device.type != "cpu")
+        convert = policy.interface.action.bind(own.scenario, self.task, checked)
         rollout = Rollout(own.scenario, self._execution)
         judge = None if reward is None else Judge(reward, self.task, rollout, Moments(), learn=False)
         start = rollout.wealth
@@ -197,6 +199,7 @@ class DeepHedging:
             gained = rollout.act(target)
             if judge is not None:
                 judge.reward(target, gained)
+        checked.settle()
         return rollout.wealth - start, judge
 
     def _update(self) -> None:

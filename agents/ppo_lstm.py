@@ -24,6 +24,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from hedgerl.agents.recurrent import Batch, EpisodeBuffer, States, default_policy, evaluate_actions, values_along
+from hedgerl.envs.vector import tensor_device
+from hedgerl.sim.backend import to_numpy
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of malloc.h
 _N_STEPS = 128  # of an environment that does not say how long its episodes are
@@ -41,6 +43,11 @@ class PPOLSTM(RecurrentPPO):
     loss and gradients are sb3-contrib's, and where all episodes of a rollout start together nothing is padded.
 
     Saved zips are stock: `sb3_contrib.RecurrentPPO.load` reads them where this package is not installed.
+
+    Where the environment steps by tensors on the policy's device (`hedgerl.envs.vector.tensor_device`) a rollout does
+    not leave it: within an episode nothing waits for the device. A callback's `actions`, `clipped_actions`, `rewards`
+    and `new_obs` are then tensors there, `dones` is an array of the host, and `infos` are filled in where episodes end;
+    the empty ones between are the same at all steps. `actions` is memory that the next rollout uses again.
 
     What has no fast way (observations of several parts, state-dependent exploration, policies with their own
     `evaluate_actions`) is done as sb3-contrib does it.
@@ -157,23 +164,33 @@ class PPOLSTM(RecurrentPPO):
         policy.set_training_mode(False)
         space: Any = self.action_space
         box = isinstance(space, spaces.Box)
-        low, high = (space.low, space.high) if box else (None, None)
+        stays = tensor_device(env) == next(policy.parameters()).device  # then actions are a Box's or Discrete
+        low: Any = space.low if box else None
+        high: Any = space.high if box else None
+        if stays and box:
+            low, high = (torch.as_tensor(end, dtype=torch.float32, device=device) for end in (low, high))
+        actions: Any
+        clipped_actions: Any
         spread: Any = policy.log_std.detach().exp() if box else None
         callback.on_rollout_start()
         before: Any = self._last_lstm_states
         buffer.reset(before)
+        buffer.starts.zero_()
         states = before.pi
         starts = np.asarray(self._last_episode_starts, dtype=bool)
         seen: Any = self._last_obs
         noise = torch.randn(buffer.actions.shape, device=device) if box else None
         cut: list[tuple[int, int, Any]] = []  # (step, environment, last observation) of episodes that a limit cut
         dones = starts
+        by_tensors: Any = env
+        none, every = np.zeros(self.n_envs, dtype=bool), np.ones(self.n_envs, dtype=bool)
+        nothing: list[dict[str, Any]] = [{} for _ in range(self.n_envs)]
         for step in range(n_rollout_steps):
             with torch.no_grad():
                 current = buffer.observations[step]
                 current.copy_(torch.as_tensor(seen))
-                buffer.starts[step] = torch.from_numpy(starts)
                 if starts.any():
+                    buffer.starts[step] = torch.from_numpy(starts)
                     going_on = torch.as_tensor(~starts, dtype=torch.float32, device=device)[None, :, None]
                     states = (states[0] * going_on, states[1] * going_on)
                 features = policy.pi_features_extractor(policy_input(policy, current))
@@ -181,15 +198,27 @@ class PPOLSTM(RecurrentPPO):
                 latent = policy.mlp_extractor.forward_actor(latent[0])
                 if noise is not None:
                     drawn = torch.addcmul(policy.action_net(latent), noise[step], spread, out=buffer.actions[step])
-                    actions = drawn.cpu().numpy().reshape(self.n_envs, *space.shape)
-                    clipped_actions = np.clip(actions, low, high)
+                    if stays:
+                        actions = drawn.view(self.n_envs, *space.shape)
+                        clipped_actions = torch.clamp(actions, low, high)
+                    else:
+                        actions = drawn.cpu().numpy().reshape(self.n_envs, *space.shape)
+                        clipped_actions = np.clip(actions, low, high)
+                elif stays:
+                    actions = clipped_actions = drawn = chosen(logs := policy.action_net(latent).log_softmax(dim=-1))
+                    buffer.log_probs[step] = logs.gather(1, drawn[:, None])[:, 0]
+                    buffer.actions[step] = drawn[:, None]
                 else:
                     distribution = policy._get_action_dist_from_latent(latent)
                     drawn = distribution.get_actions()
                     buffer.log_probs[step] = distribution.log_prob(drawn)
                     buffer.actions[step] = drawn.view(self.n_envs, -1)
                     actions = clipped_actions = drawn.cpu().numpy().reshape(self.n_envs, *space.shape)
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            if stays:
+                new_obs, rewards, over, last_infos = by_tensors.step_tensors(clipped_actions)
+                dones, infos = (every, last_infos) if over else (none, nothing)
+            else:
+                new_obs, rewards, dones, infos = env.step(clipped_actions)
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             if not callback.on_step():
@@ -202,7 +231,7 @@ class PPOLSTM(RecurrentPPO):
                     if info.get("TimeLimit.truncated", False) and info.get("terminal_observation") is not None:
                         cut.append((step, place, info["terminal_observation"]))
             seen, starts = new_obs, dones
-        self._last_obs, self._last_episode_starts = seen, starts
+        self._last_obs, self._last_episode_starts = to_numpy(seen), starts  # what is saved must not need the device
         with torch.no_grad():
             if noise is not None:
                 buffer.log_probs.copy_(
@@ -213,13 +242,13 @@ class PPOLSTM(RecurrentPPO):
             latest: Any = RNNStates(states, last if own else states)
             self._last_lstm_states = latest
             self._value_cuts(cut, ended)
-            over = torch.as_tensor(np.asarray(dones), device=device)
+            ended_now = torch.as_tensor(np.asarray(dones), device=device)
             last_values = torch.zeros(self.n_envs, device=device)
             if not dones.all():
                 observation = torch.as_tensor(seen, dtype=torch.float32, device=device)
-                ahead = policy.predict_values(observation, latest.vf, over.float())
+                ahead = policy.predict_values(observation, latest.vf, ended_now.float())
                 last_values = ahead.flatten()
-            buffer.estimate(last_values, over, self.gamma, self.gae_lambda)
+            buffer.estimate(last_values, ended_now, self.gamma, self.gae_lambda)
         callback.on_rollout_end()
         return True
 
@@ -386,6 +415,15 @@ def policy_input(policy: RecurrentActorCriticPolicy, observations: Tensor) -> Te
     made = preprocess_obs(observations, policy.observation_space, normalize_images=policy.normalize_images)
     assert isinstance(made, Tensor)
     return made
+
+
+def chosen(log_probs: Tensor) -> Tensor:
+    """A draw (n,) from each row of log-probabilities (n, choices): the first of exponential clocks to ring.
+
+    These are the numbers of `Categorical.sample`, which looks at the probabilities on the host before it draws.
+    """
+    rates = log_probs.softmax(dim=-1)
+    return (rates / torch.empty_like(rates).exponential_()).argmax(dim=-1)
 
 
 def _at(schedule: Any, progress_remaining: float) -> float:

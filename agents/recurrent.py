@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 States = tuple[Tensor, ...]  # hidden and cell, (layers, n, hidden)
 
-_COLUMNS = 64  # sequences that are valued at a time: what of them stays in a core's cache
+_COLUMNS = 64  # sequences that are valued at a time on a CPU: what of them stays in a core's cache
+_TRANSITIONS = 1 << 20  # that are valued at a time elsewhere: features of them take half a gigabyte
 
 
 class Encoder(BaseFeaturesExtractor):
@@ -242,8 +243,9 @@ def values_along(
     layers, _, size = before[0].shape
     ended = (before[0].new_zeros(layers, len(every), size), before[1].new_zeros(layers, len(every), size))
     flat, observations = values.flatten(), buffer.observations.flatten(0, 1)
-    for begin in range(0, len(every), _COLUMNS):
-        columns = torch.arange(begin, min(begin + _COLUMNS, len(every)), device=values.device)
+    columns_at_once = _COLUMNS if values.device.type == "cpu" else max(_COLUMNS, _TRANSITIONS // every.longest)
+    for begin in range(0, len(every), columns_at_once):
+        columns = torch.arange(begin, min(begin + columns_at_once, len(every)), device=values.device)
         chosen = every.part(columns)
         index, mask = chosen.index(buffer.n_envs)
         seen = observations.index_select(0, index.flatten())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,12 +92,20 @@ class Action:
             return spaces.Box(-np.inf, np.inf, (k,), np.float64)
         return spaces.Box(-1.0, 1.0, (2 * k if self.kind == "band" else k,), np.float32)
 
-    def bind(self, scenario: Scenario, task: Task) -> Target:
-        """What turns actions (n, k) into targets (n, k) along a scenario."""
-        n, k = scenario.n_paths, len(scenario.instruments)
-        scale = scenario._array(self._scale(scenario, task))
+    def converter(self, scenario: Scenario, *, late: bool = False) -> Converter:
+        """What checks actions along a scenario; late: whether it waits for `Converter.settle` to name bad numbers."""
+        k = len(scenario.instruments)
+        if self.kind == "discrete":
+            return _Numbers(scenario, (scenario.n_paths,), 3 * k, late)
         columns = {"coverage": 1, "band": 2 * k}.get(self.kind, k)
-        convert = _converter(scenario, (n,) if self.kind == "discrete" else (n, columns), self.kind)
+        return _Reals(scenario, (scenario.n_paths, columns), late)
+
+    def bind(self, scenario: Scenario, task: Task, convert: Converter | None = None) -> Target:
+        """What turns actions (n, k) into targets (n, k) along a scenario; convert: None, one that checks at once."""
+        k = len(scenario.instruments)
+        scale = scenario._array(self._scale(scenario, task))
+        if convert is None:
+            convert = self.converter(scenario)
         xp = array_namespace(scenario.spot)
 
         if self.kind == "holdings":
@@ -189,40 +198,92 @@ def _owed(rollout: Rollout, name: str) -> Array:
     return greek if kept is None else greek + kept
 
 
-def _converter(scenario: Scenario, shape: tuple[int, ...], kind: str) -> Callable[[Array], Array]:
-    """What checks an action and brings it to the paths' library, as float64 or whole numbers."""
-    spot = scenario.spot
-    xp, where = array_namespace(spot), device(spot)
-    library = type(spot)
-    if kind == "discrete":
-        most = 3 * len(scenario.instruments)
+class Converter(ABC):
+    """Checks an action and brings it to the paths' library, as float64 or whole numbers.
 
-        def numbers(action: Array) -> Array:
-            given = action if isinstance(action, library) else xp.asarray(np.asarray(action), device=where)
-            if tuple(given.shape) != shape:
-                raise ValueError(f"action must have shape {shape}, got {tuple(given.shape)}")
-            if not xp.isdtype(given.dtype, "integral") or not bool(xp.all((given >= 0) & (given < most))):
-                raise ValueError(f"action must be whole numbers from 0 to {most - 1}, got {action!r}")
-            return given
+    Whether numbers on a device are good is known when the device has got so far. With `late` nothing waits for it at a
+    step: `settle`, at the end of an episode, raises what a step did not.
+    """
 
-        return numbers
+    def __init__(self, scenario: Scenario, shape: tuple[int, ...], late: bool) -> None:
+        spot = scenario.spot
+        self.shape = shape
+        self.late = late
+        self._xp, self._where = array_namespace(spot), device(spot)
+        self._library, self._float64 = type(spot), spot.dtype
 
-    float64 = spot.dtype
+    @abstractmethod
+    def __call__(self, action: Array) -> Array:
+        """The action, checked. Raises ValueError for another shape, and where not late for bad numbers."""
 
-    def reals(action: Array) -> Array:
-        if not isinstance(action, library):
-            try:
-                action = xp.asarray(np.asarray(action, dtype=np.float64), device=where)
-            except (TypeError, ValueError):
-                raise ValueError(f"action must be numbers of shape {shape}, got {action!r}") from None
-        if action.shape != shape:
-            raise ValueError(f"action must have shape {shape}, got {tuple(action.shape)}")
-        if action.dtype != float64:
-            action = xp.astype(action, float64)
-        # a sum is the fastest way to meet a NaN or an infinity; it may overflow without one
-        known = action.detach() if hasattr(action, "detach") else action
-        if not math.isfinite(known.sum()) and not bool(xp.all(xp.isfinite(action))):
-            raise ValueError(f"action must be finite numbers of shape {shape}, got NaN or infinity")
+    @abstractmethod
+    def settle(self) -> None:
+        """Raises ValueError where bad numbers have been met since the last time; waits for the device."""
+
+    def _shaped(self, action: Array) -> Array:
+        if action.shape != self.shape:
+            raise ValueError(f"action must have shape {self.shape}, got {tuple(action.shape)}")
         return action
 
-    return reals
+
+class _Numbers(Converter):
+    """Whole numbers from 0 to most - 1."""
+
+    def __init__(self, scenario: Scenario, shape: tuple[int, ...], most: int, late: bool) -> None:
+        super().__init__(scenario, shape, late)
+        self._most = most
+        self._good: Array = None  # of all actions since `settle`, 0-dimensional
+
+    def __call__(self, action: Array) -> Array:
+        xp = self._xp
+        given = self._shaped(
+            action if isinstance(action, self._library) else xp.asarray(np.asarray(action), device=self._where)
+        )
+        whole = xp.isdtype(given.dtype, "integral")
+        good = xp.all((given >= 0) & (given < self._most)) if whole else False
+        if whole and self.late:
+            self._good = good if self._good is None else self._good & good
+            return xp.clip(given, 0, self._most - 1)  # a place that is not there would end the device's program
+        if not bool(good):
+            raise ValueError(f"action must be whole numbers from 0 to {self._most - 1}, got {action!r}")
+        return given
+
+    def settle(self) -> None:
+        good, self._good = self._good, None
+        if good is not None and not bool(good):
+            raise ValueError(f"action must be whole numbers from 0 to {self._most - 1}, got others in this episode")
+
+
+class _Reals(Converter):
+    """Finite numbers."""
+
+    def __init__(self, scenario: Scenario, shape: tuple[int, ...], late: bool) -> None:
+        super().__init__(scenario, shape, late)
+        self._trace: Array = None  # 0, where all actions since `settle` were finite
+
+    def __call__(self, action: Array) -> Array:
+        xp = self._xp
+        if not isinstance(action, self._library):
+            try:
+                action = xp.asarray(np.asarray(action, dtype=np.float64), device=self._where)
+            except (TypeError, ValueError):
+                raise ValueError(f"action must be numbers of shape {self.shape}, got {action!r}") from None
+        action = self._shaped(action)
+        if action.dtype != self._float64:
+            action = xp.astype(action, self._float64)
+        known = action.detach() if hasattr(action, "detach") else action
+        if self.late:
+            nothing = 0.0 * known  # NaN where it is not finite
+            self._trace = nothing if self._trace is None else self._trace + nothing
+        # a sum is the fastest way to meet a NaN or an infinity; it may overflow without one
+        elif not math.isfinite(known.sum()) and not bool(xp.all(xp.isfinite(action))):
+            self._refuse()
+        return action
+
+    def settle(self) -> None:
+        trace, self._trace = self._trace, None
+        if trace is not None and not math.isfinite(trace.sum()):
+            self._refuse()
+
+    def _refuse(self) -> None:
+        raise ValueError(f"action must be finite numbers of shape {self.shape}, got NaN or infinity")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from array_api_compat import device, is_torch_array
 from gymnasium import spaces
 
-from hedgerl.envs.action import Action
+from hedgerl.envs.action import Action, Converter
 from hedgerl.envs.observation import Flat, Prepared, Raw, observed_as
 from hedgerl.envs.reward import Judge, Moments, Reward
 from hedgerl.envs.scenario import Scenario
@@ -72,6 +73,7 @@ class Environment:
         self._rollout: Rollout | None = None
         self._prepared: Prepared | None = None
         self._judge: Judge | None = None
+        self._convert: Converter | None = None
         self._n_steps = 0
 
     @property
@@ -98,9 +100,18 @@ class Environment:
         return self.observation.prepare(scenario, self.task)
 
     def reset(
-        self, scenario: Scenario | None = None, *, seed: int | None = None, prepared: Prepared | None = None
+        self,
+        scenario: Scenario | None = None,
+        *,
+        seed: int | None = None,
+        prepared: Prepared | None = None,
+        late: bool | None = None,
     ) -> Any:
-        """The first observation of a batch of episodes; without a scenario the task draws one from `seed`."""
+        """The first observation of a batch of episodes; without a scenario the task draws one from `seed`.
+
+        late: whether NaN in an action is told at the end of the episodes, so that no step waits for a device; None:
+        where the scenario lies on one, in torch.
+        """
         if scenario is None:
             scenario = self.task.scenario(1 if self.num_envs is None else self.num_envs, seed)
         if self.num_envs is not None and scenario.n_paths != self.num_envs:
@@ -108,19 +119,30 @@ class Environment:
         self._prepared = self.prepare(scenario) if prepared is None else prepared
         rollout = self._rollout = Rollout(scenario, self.task.execution, record=self.record)
         self._n_steps = scenario.n_steps
-        self._target = self.action.bind(scenario, self.task)
+        away = bool(is_torch_array(scenario.spot)) and device(scenario.spot).type != "cpu"
+        self._convert = self.action.converter(scenario, late=away if late is None else late)
+        self._target = self.action.bind(scenario, self.task, self._convert)
         self._judge = Judge(self.reward, self.task, rollout, self.moments, record=self.record, learn=self.learn)
         return self._prepared.at(rollout)
 
     def step(self, action: Array) -> tuple[Any, Array, bool]:
         """Trades, moves on, and returns (observation, reward (n,), whether the episodes have ended).
 
-        Raises ValueError for an action of the wrong shape or with NaN or infinity, and after the end.
+        Raises ValueError for an action of the wrong shape or with NaN or infinity (see `reset`, late), and after the
+        end.
         """
-        rollout, judge = self._rollout, self._judge
-        if rollout is None or judge is None or self._prepared is None or rollout.step == self._n_steps:
+        rollout, judge, convert = self._rollout, self._judge, self._convert
+        if (
+            rollout is None
+            or judge is None
+            or convert is None
+            or self._prepared is None
+            or rollout.step == self._n_steps
+        ):
             raise ValueError("an environment must be reset before its first step and after its last")
         target = self._target(action, rollout)
+        if rollout.step == self._n_steps - 1:
+            convert.settle()  # before the reward's moments learn from it
         reward = judge.reward(target, rollout.act(target))
         done = rollout.step == self._n_steps
         return self._prepared.at(rollout), reward, done

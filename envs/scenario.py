@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -439,9 +440,17 @@ class Scenario:
         return array_namespace(first).concat([first[:, :, None], rest], axis=-1)
 
     def _array(self, values: np.ndarray) -> Array:
-        """Numbers of the host beside the paths."""
+        """Numbers of the host beside the paths, not to be written into.
+
+        A few that a step asks for again and again are sent to a device once: a copy from the host waits for it.
+        """
         xp, where = self._beside
-        return xp.asarray(values, dtype=self.spot.dtype, device=where)
+        if isinstance(self.spot, np.ndarray) or (given := np.asarray(values, np.float64)).size > _FEW:
+            return xp.asarray(values, dtype=self.spot.dtype, device=where)
+        key = given.shape, given.tobytes()
+        if key not in self._sent:
+            self._sent[key] = xp.asarray(given, dtype=self.spot.dtype, device=where)
+        return self._sent[key]
 
     def mapped(self, change: Callable[[Array], Array]) -> Scenario:
         """This scenario with every array of paths changed: their library, device or dtype, or which paths."""
@@ -457,21 +466,42 @@ class Scenario:
         for name, value in self.__dict__.items():
             if name in _DERIVED:
                 piece.__dict__[name] = value[:, first:stop]
+        for group in ("hedges", "kept"):
+            known, cut = getattr(self, group).__dict__, getattr(piece, group).__dict__
+            cut.update({name: known[name][:, first:stop] for name in _CARRIED if name in known})
+        piece.__dict__["_sent"] = self._sent
         return piece
 
-    def known(self) -> None:
-        """Computes now what every rollout asks for, for `part` to hand on."""
+    def known(self, before: Scenario | None = None) -> None:
+        """Computes now what every rollout asks for, for `part` to hand on.
+
+        before: an earlier scenario in the same place, whose small arrays need not be sent again.
+        """
+        if before is not None:
+            self.__dict__["_sent"] = before._sent
         owed = ("premium", "settlement") if self.liabilities.listings else ()
         for name in ("mid", "vega", "liability_value", *owed):
             getattr(self, name)
+        if not isinstance(self.spot, np.ndarray):  # which of them are carried is sent from the host
+            for group, name in itertools.product((self.hedges, self.kept), _CARRIED):
+                getattr(group, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_beside"}  # a module cannot be pickled
+        place = ("_beside", "_sent")  # a module cannot be pickled, and what lies on a device need not be
+        return {name: value for name, value in self.__dict__.items() if name not in place}
 
     @cached_property
     def _beside(self) -> tuple[Any, Any]:
         return array_namespace(self.spot), device(self.spot)
 
+    @cached_property
+    def _sent(self) -> dict[tuple[tuple[int, ...], bytes], Array]:
+        """What `_array` has sent, by shape and content: the same for all parts, whichever paths they have."""
+        return {}
+
+
+_FEW = 256  # numbers that are kept on a device
+_CARRIED = ("carried", "carried_vega")  # of `Contracts`
 
 _DERIVED = frozenset(  # what `Scenario` computes by path, once
     ("mid", "carried", "delta", "gamma", "vega", "carried_vega", "premium", "settlement")

@@ -15,7 +15,7 @@ from hedgerl.envs.reward import Reward
 from hedgerl.envs.scenario import Scenario
 from hedgerl.envs.task import TASKS, Task
 from hedgerl.pricing._checks import nearest
-from hedgerl.sim.backend import to_numpy
+from hedgerl.sim.backend import to_numpy, to_torch
 from hedgerl.sim.noise import drawn_seed
 
 _MARKS = 12 << 20  # in a block at most
@@ -23,16 +23,17 @@ _PATHS = (256, 1024, 12288)  # in a block at least, and at most for a handful of
 
 
 class Supply:
-    """Batches of `num_envs` episodes of a task, with what is observed of them, as NumPy arrays.
+    """Batches of `num_envs` episodes of a task, with what is observed of them.
 
-    Each block of paths has its own seed, spawned from the one given; batches are its parts in order. The same seed
-    gives the same batches, None fresh ones.
+    They are NumPy arrays, or tensors on a device of torch. Each block of paths has its own seed, spawned from the one
+    given; batches are its parts in order. The same seed gives the same batches, None fresh ones.
     """
 
-    def __init__(self, environment: Environment, num_envs: int, block: int | None = None) -> None:
+    def __init__(self, environment: Environment, num_envs: int, block: int | None = None, device: Any = None) -> None:
         task = environment.task
         self.environment = environment
         self.num_envs = num_envs
+        self.device = device
         contracts = len(task.instruments) + n_liabilities(task)
         most = _PATHS[1] if num_envs < 64 else _PATHS[2]
         wanted = min(max(_MARKS // (task.n_steps * contracts), _PATHS[0]), most) if block is None else block
@@ -60,10 +61,12 @@ class Supply:
     def _draw(self) -> None:
         seed = drawn_seed(self._seeds.spawn(1)[0])
         scenario = self.environment.task.scenario(self.block, seed)
-        if not isinstance(scenario.spot, np.ndarray):
+        if self.device is not None:
+            scenario = scenario.mapped(lambda array: to_torch(array, self.device))
+        elif not isinstance(scenario.spot, np.ndarray):
             scenario = scenario.mapped(to_numpy)
+        scenario.known(self._scenario)  # once for all batches
         self._scenario, self._next = scenario, 0
-        scenario.known()  # once for all batches
         self._prepared = self.environment.prepare(scenario)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -14,6 +15,7 @@ from hedgerl.envs.environment import Environment
 from hedgerl.envs.gym import ENVIRONMENTS
 from hedgerl.envs.supply import Supply, configured
 from hedgerl.pricing._checks import nearest, whole_number
+from hedgerl.sim.backend import to_numpy
 
 Array = Any
 
@@ -27,19 +29,47 @@ class HedgingVecEnv(VecEnv):
 
     block: paths that are simulated and marked together, in whole batches; None: up to 12,288, which for a book of
         random clients takes some 2 GB.
+    device: of torch, on which episodes are then tensors; None: NumPy. `reset_tensors` and `step_tensors` keep to it,
+        and wait for it only where an episode ends; the interface of `VecEnv` brings their answers to the host.
+
+    >>> import torch
+    >>> from hedgerl.envs import ShortOption
+    >>> from hedgerl.sim import BlackScholes
+    >>> venv = HedgingVecEnv(Environment(ShortOption(market=BlackScholes(volatility=0.2))), 4, device="cpu")
+    >>> seen, done = venv.reset_tensors(), False
+    >>> while not done:
+    ...     seen, rewards, done, infos = venv.step_tensors(torch.zeros(4, 1))
+    >>> seen.shape, rewards.dtype, len(infos)
+    (torch.Size([4, 11]), torch.float32, 4)
     """
 
-    def __init__(self, environment: Environment, num_envs: int, *, block: int | None = None) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        num_envs: int,
+        *,
+        block: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
         self.environment = environment
         self.num_envs = whole_number("num_envs", num_envs)
         self.render_mode: str | None = None
-        self._supply = Supply(environment, num_envs, block)
+        self.tensor_device = None if device is None else torch.empty(0, device=device).device  # with its number
+        self._supply = Supply(environment, num_envs, block, self.tensor_device)
         self._actions: Array = None
         self._began = time.time()
         super().__init__(num_envs, environment.observation_space, environment.action_space)
 
     def reset(self) -> Any:
         """The first observations of the next batch of episodes."""
+        return _on_host(self._begin())
+
+    def reset_tensors(self) -> Any:
+        """The same as tensors on `tensor_device`."""
+        self._need_device()
+        return self._begin()
+
+    def _begin(self) -> Any:
         if self._seeds[0] is not None:
             self._supply.seed(self._seeds[0])
         self._reset_seeds()
@@ -53,28 +83,54 @@ class HedgingVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Observations, rewards, whether episodes have ended, infos."""
+        seen, reward, done, infos = self._advance()
+        if infos is None:
+            infos = [{} for _ in range(self.num_envs)]
+        return _on_host(seen), to_numpy(reward).astype(np.float32), np.full(self.num_envs, done), infos
+
+    def step_tensors(self, actions: Array) -> tuple[Any, Any, bool, list[dict[str, Any]] | None]:
+        """Observations (n, d), rewards (n,) float32, whether the episodes have ended, and then their infos, else None.
+
+        Observations and rewards are tensors on `tensor_device`, those of `reset_tensors` included: the observations
+        are of the next batch where the episodes have ended. Actions should lie there. Raises ValueError at the end of
+        the episodes for actions that were NaN or infinite.
+        """
+        self.step_async(actions)
+        return self.wait_tensors()
+
+    def wait_tensors(self) -> tuple[Any, Any, bool, list[dict[str, Any]] | None]:
+        """What `step_tensors` returns, of the actions that `step_async` has taken."""
+        self._need_device()
+        seen, reward, done, infos = self._advance()
+        return seen, reward.to(torch.float32), done, infos
+
+    def _need_device(self) -> None:
+        if self.tensor_device is None:
+            raise ValueError("device must be given for tensors, got None")
+
+    def _advance(self) -> tuple[Any, Array, bool, list[dict[str, Any]] | None]:
+        """A step with the actions taken: as `step_tensors`, rewards float64, in the library of the episodes."""
         seen, reward, done = self.environment.step(self._actions)
-        ended = np.full(self.num_envs, done)
         if not done:
-            return seen, reward.astype(np.float32), ended, [{} for _ in range(self.num_envs)]
-        infos = self._summaries(seen)
-        return self._next_batch(), reward.astype(np.float32), ended, infos
+            return seen, reward, False, None
+        infos = self._summaries(_on_host(seen))
+        return self._next_batch(), reward, True, infos
 
     def _next_batch(self) -> Any:
         scenario, prepared = self._supply.batch()
-        return self.environment.reset(scenario, prepared=prepared)
+        return self.environment.reset(scenario, prepared=prepared, late=self.tensor_device is not None)
 
     def _summaries(self, seen: Any) -> list[dict[str, Any]]:
+        """Infos of the episodes that have ended; all their numbers come from a device in one piece."""
         judge, rollout = self.environment.judge, self.environment.rollout
         length, elapsed = rollout.step, round(time.time() - self._began, 6)
         last: Iterable[Any] = seen
         if isinstance(seen, dict):
             last = ({name: values[i] for name, values in seen.items()} for i in range(self.num_envs))
         names = tuple(judge.sums)
-        terms = (
-            zip(*(values.tolist() for values in judge.sums.values()), strict=True) if names else [()] * self.num_envs
-        )
-        pnl = (rollout.wealth - judge.opening).tolist()
+        numbers = [judge.total, rollout.wealth - judge.opening, rollout.total_cost, *judge.sums.values()]
+        totals, pnl, costs, *sums = to_numpy(rollout.xp.stack(numbers)).tolist()
+        terms = zip(*sums, strict=True) if names else [()] * self.num_envs
         return [
             {
                 "terminal_observation": final,
@@ -84,9 +140,7 @@ class HedgingVecEnv(VecEnv):
                 "cost": cost,
                 "reward_terms": dict(zip(names, each, strict=True)),
             }
-            for final, total, gained, cost, each in zip(
-                last, judge.total.tolist(), pnl, rollout.total_cost.tolist(), terms, strict=True
-            )
+            for final, total, gained, cost, each in zip(last, totals, pnl, costs, terms, strict=True)
         ]
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
@@ -130,10 +184,24 @@ class HedgingVecEnv(VecEnv):
         return self.environment if hasattr(self.environment, name) and name != "reset" else self
 
 
-def make_vec(id: str, num_envs: int, *, block: int | None = None, **overrides: Any) -> HedgingVecEnv:
+def tensor_device(env: VecEnv) -> torch.device | None:
+    """Where an environment steps by tensors; None where it does not, or a wrapper around it knows nothing of them."""
+    device: torch.device | None = vars(env).get("tensor_device")  # a wrapper would look for it in what it wraps
+    return device
+
+
+def _on_host(seen: Any) -> Any:
+    if isinstance(seen, dict):
+        return {name: to_numpy(values) for name, values in seen.items()}
+    return to_numpy(seen)
+
+
+def make_vec(
+    id: str, num_envs: int, *, block: int | None = None, device: torch.device | str | None = None, **overrides: Any
+) -> HedgingVecEnv:
     """`num_envs` episodes at once of the task registered as `id`, for stable-baselines3.
 
-    overrides: as of `gymnasium.make`. block: see `HedgingVecEnv`.
+    overrides: as of `gymnasium.make`. block, device: see `HedgingVecEnv`.
 
     >>> from hedgerl.sim import BlackScholes
     >>> venv = make_vec("hedgerl/ShortOption-v0", num_envs=4, market=BlackScholes(volatility=0.2))
@@ -146,4 +214,4 @@ def make_vec(id: str, num_envs: int, *, block: int | None = None, **overrides: A
             f"id must be one of {', '.join(ENVIRONMENTS)}, got {id!r}; the nearest is {nearest(id, ENVIRONMENTS)!r}"
         )
     task, observation, action, reward = configured(ENVIRONMENTS[id].task_name, overrides)
-    return HedgingVecEnv(Environment(task, observation, action, reward), num_envs, block=block)
+    return HedgingVecEnv(Environment(task, observation, action, reward), num_envs, block=block, device=device)

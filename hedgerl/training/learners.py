@@ -100,7 +100,7 @@ class _Stable:
         environment = Environment(setting.task, setting.observation, setting.action, setting.reward)
         self.interface = Interface(environment.observation, environment.action)
         self.seed = setting.seed
-        self.base = HedgingVecEnv(environment, config.num_envs)
+        self.base = HedgingVecEnv(environment, config.num_envs, device=self.tensor_device())
         env: Any = self.base
         self.inner = env
         if config.accrue and setting.reward.loss in ("mean_std", "cvar"):
@@ -123,6 +123,10 @@ class _Stable:
     def build(self) -> Any:
         """The model, on `env`."""
         raise NotImplementedError
+
+    def tensor_device(self) -> str | None:
+        """Where episodes are tensors; None: NumPy's arrays."""
+        return None
 
     def _quiet(self) -> None:
         from stable_baselines3.common.logger import Logger
@@ -176,8 +180,8 @@ class _Stable:
                 "next": supply._next,
                 "last_obs": last,
                 "last_original_obs": getattr(model, "_last_original_obs", None),
-                "old_obs": self.env.old_obs,
-                "old_reward": self.env.old_reward,
+                "old_obs": self.env.get_original_obs(),
+                "old_reward": self.env.get_original_reward(),
                 "starts": model._last_episode_starts,
                 "spaces": [_generator_state(space) for space in self._spaces()],
             },
@@ -241,6 +245,10 @@ class Episodic(_Stable):
     """PPO-LSTM: a rollout is `episodes` whole episodes of each environment."""
 
     config: PPOLSTMConfig
+
+    def tensor_device(self) -> str | None:
+        """A CUDA device's rollouts stay there; on a CPU NumPy is a little faster than torch."""
+        return self.setting.device if self.setting.device.startswith("cuda") else None
 
     def build(self) -> Any:
         from hedgerl.agents.ppo_lstm import PPOLSTM
