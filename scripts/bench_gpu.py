@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,6 @@ from hedgerl.agents.deep_hedging import DeepHedging
 from hedgerl.agents.ppo_lstm import PPOLSTM
 from hedgerl.agents.recurrent import default_policy
 from hedgerl.envs import ShortOption, make_vec
-from hedgerl.envs.transition import Rollout
 from hedgerl.pricing import Option
 from hedgerl.sim import BlackScholes, Heston, Model, RoughBergomi
 from hedgerl.sim.backend import resolve, to_torch
@@ -40,6 +39,7 @@ MODELS: dict[str, Model] = {
 }
 STEPS = 252
 TWINS = 2e-5  # relative, float32
+_PER_STEP = 150.0  # operations of a path's step, about: three normals by Philox and Box-Muller, two exponentials
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,20 @@ class Bench:
         into = torch.empty_like(tensor)
         return 2 * tensor.nbytes / self.best(lambda: into.copy_(tensor))
 
+    @cached_property
+    def rate(self) -> float:
+        """Operations a second of float32, by a product of matrices without tensor cores' shorter numbers."""
+        size = 4096 // min(self.scale, 8)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        one = torch.rand(size, size, device=self.device)
+        return 2 * size**3 / self.best(lambda: one @ one)
+
+    def floor(self, moved: float, operations: float) -> str:
+        """The larger of two times: to move so many bytes, and to do so many operations."""
+        by_bytes, by_work = moved / self.bandwidth, operations / self.rate
+        what = "bytes" if by_bytes > by_work else "operations"
+        return f"{1e3 * max(by_bytes, by_work):.2f} ms of {what}"
+
     # ---- checks ----
 
     def twins(self) -> list[str]:
@@ -130,24 +144,27 @@ class Bench:
     # ---- measurements ----
 
     def generator(self, name: str) -> Row:
-        """Spot and variance of 100,000 paths."""
+        """Spot and variance of 100,000 paths, by the kernel and by the array code that is its twin."""
         model, n_paths = MODELS[name], 100_000 // self.scale
         seconds = self.best(lambda: model.simulate(n_paths, STEPS, 1.0, seed=1, backend=self.backend))
-        kept = 3 if name == "rough Bergomi" else 2  # its marks need the increments, too
-        floor = kept * 4 * n_paths * STEPS / self.bandwidth
+        twin = _without_kernel(model)
+        plain = self.best(lambda: twin.simulate(n_paths, STEPS, 1.0, seed=1, backend=self.backend))
+        rough = name == "rough Bergomi"
+        kept = 3 if rough else 2  # its marks need the increments, too
+        products = STEPS * (STEPS + 1) if rough else 0  # of the Volterra convolution, two operations a weight
         return Row(
             f"{name}, {n_paths:,} x {STEPS} float32",
             seconds,
-            f"{n_paths * STEPS / seconds / 1e6:,.0f} million path-steps/s",
+            f"{n_paths * STEPS / seconds / 1e6:,.0f} million path-steps/s, array code {1e3 * plain:,.1f} ms",
             "2 ms",
             seconds <= 2e-3,
-            f"{1e3 * floor:.2f} ms to write them",
+            self.floor(kept * 4 * n_paths * STEPS, n_paths * (products + STEPS * _PER_STEP)),
         )
 
-    def marks(self) -> Row:
-        """Price, delta, gamma and vega of two options at every step, Heston: smiles of the others are fitted first."""
+    def marks(self, name: str) -> Row:
+        """Price, delta, gamma, vega and theta of two options at every step; smiles are fitted before."""
         n_paths = 100_000 // self.scale
-        paths = MODELS["Heston"].simulate(n_paths, STEPS, 1.0, seed=1, backend=self.backend)
+        paths = MODELS[name].simulate(n_paths, STEPS, 1.0, seed=1, backend=self.backend)
         market = paths.model.market(paths)
         options = [Option(strike=100.0, expiry_years=1.0), Option(strike=90.0, expiry_years=1.0, is_call=False)]
 
@@ -158,24 +175,41 @@ class Bench:
 
         seconds = self.best(work)
         rate = f"{2 * n_paths * STEPS / seconds / 1e6:,.0f} million marks/s"
-        return Row(f"marks of two options, Heston, {n_paths:,} x {STEPS}", seconds, rate, "50 ms", seconds <= 0.05)
+        moved = 2 * 4 * n_paths * STEPS * 7  # spot and variance in, five numbers out
+        if name == "rough Bergomi":
+            moved += 2 * 4 * n_paths * STEPS * (STEPS + 1) // 2  # the driver so far, for each mark
+        title = f"marks of two options, {name}, {n_paths:,} x {STEPS}"
+        return Row(title, seconds, rate, "50 ms", seconds <= 0.05, self.floor(moved, 0.0))
 
     def stepping(self) -> Row:
-        """The transition of a short option with random targets."""
+        """Episodes of a short option with random actions: observations, trades, rewards, all on the device."""
         n_envs = 65_536 // self.scale
-        task = ShortOption(market=BlackScholes(volatility=0.2), n_steps=STEPS, backend=self.backend)
-        own = task.scenario(n_envs, 1).mapped(lambda array: to_torch(array, self.device))
-        own.known()
-        targets = torch.rand((STEPS, *own.mid.shape[1:]), dtype=own.spot.dtype, device=self.device)
+        venv = make_vec(
+            f"hedgerl/{ShortOption.name}-v0",
+            n_envs,
+            device=self.device,
+            market=BlackScholes(volatility=0.2),
+            n_steps=STEPS,
+            backend=self.backend,
+            block=n_envs,
+        )
+        actions = 2.0 * torch.rand((STEPS, n_envs, 1), device=self.device) - 1.0
+        venv.seed(1)
 
-        def work() -> None:
-            rollout = Rollout(own, task.execution)
-            for target in targets:
-                rollout.act(target)
+        def work() -> float:
+            """Seconds of the steps of an episode but the last, after which the next is drawn."""
+            venv.reset_tensors()
+            self.wait()
+            start = time.perf_counter()
+            with torch.no_grad():
+                for action in actions[:-1]:
+                    venv.step_tensors(action)
+            self.wait()
+            return time.perf_counter() - start
 
-        with torch.no_grad():
-            seconds = self.best(work)
-        rate = n_envs * STEPS / seconds
+        work()
+        seconds = min(work() for _ in range(self.runs))
+        rate = n_envs * (STEPS - 1) / seconds
         return Row(
             f"ShortOption, {n_envs:,} environments, random actions",
             seconds,
@@ -216,6 +250,7 @@ class Bench:
                 market=BlackScholes(volatility=0.2),
                 n_steps=STEPS,
                 backend=self.backend,
+                device=self.device if kind is PPOLSTM and self.device != "cpu" else None,
             )
             model = kind(
                 "MlpLstmPolicy",
@@ -256,6 +291,12 @@ class Bench:
         return Row("host memory over 100 iterations", None, f"{grown:.1f} MiB more at the peak", "none", grown < 1.0)
 
 
+def _without_kernel(model: Model) -> Model:
+    """The same model, which on a device runs the array code."""
+    plain = type(type(model).__name__, (type(model),), {"_kernel": lambda self, perturbed: None})
+    return plain(**model.parameters)
+
+
 def machine(bench: Bench) -> str:
     """Card, driver and versions."""
     if bench.device == "cpu":
@@ -264,7 +305,8 @@ def machine(bench: Bench) -> str:
     driver, runtime = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
     return (
         f"{torch.cuda.get_device_name()}, CUDA driver {driver} and runtime {runtime}, CuPy {cupy.__version__}, "
-        f"torch {torch.__version__}; copies at {bench.bandwidth / 1e12:.2f} TB/s"
+        f"torch {torch.__version__}; copies at {bench.bandwidth / 1e12:.2f} TB/s, "
+        f"float32 at {bench.rate / 1e12:.0f} TFLOP/s"
     )
 
 
@@ -299,8 +341,9 @@ def main() -> int:
         print("\n".join(f"bench_gpu: {error}" for error in wrong), file=sys.stderr)
         return 1
     rows = []
-    measurements: dict[str, Callable[[], Row]] = {name: lambda name=name: bench.generator(name) for name in MODELS}
-    for method in (bench.marks, bench.stepping, bench.deep_hedging, bench.ppo, bench.memory):
+    measurements: dict[str, Callable[[], Row]] = {name: partial(bench.generator, name) for name in MODELS}
+    measurements |= {f"marks, {name}": partial(bench.marks, name) for name in MODELS}
+    for method in (bench.stepping, bench.deep_hedging, bench.ppo, bench.memory):
         measurements[method.__name__] = method
     for name, measure in measurements.items():
         start = time.perf_counter()
