@@ -59,7 +59,7 @@ SMALL = [
             ["simulate", "devices=[0,1]", "backend=numpy"],
             "devices are CUDA devices of this machine and must not be given with backend=numpy",
         ),
-        (["simulate", "devices=[0,1]", "cluster=auto"], "and must not be given with cluster=auto"),
+        (["simulate", "devices=[0]", "cluster=ray"], "devices are CUDA devices of this machine and must not"),
         (["simulate", "dtype=float16"], "dtype must be one of float32, float64, got 'float16'"),
         (["simulate", "seed=-1"], "seed must be a whole number of at least 0 or None, got -1"),
         (["backtest", "market=rbergomi", "market.hurst=0.7"], "hurst must lie in (0, 0.5), got 0.7"),
