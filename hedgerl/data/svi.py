@@ -1,0 +1,311 @@
+"""A smile of one expiry without arbitrage, fitted to bids and asks: one hyperbola (SVI) or the sum of two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import least_squares
+
+_STEEPEST = 1.98  # slope of w in either wing: above 2 the price of a call would not fall to 0 (Lee 2004)
+_LEAST = 0.01  # total variance, in units of that at the money
+_POINTS = 121  # at which arbitrage is looked for in a fit, and the quotes' own
+REACH = 10.0  # deviations of the price that they reach, at least as far as the quotes: beyond, options cost nothing
+_MARGIN = 2e-3  # of g at those points, that nothing may be missed between them; of w a hundredth of it, in deviations
+_ROUNDS = 8  # of a fit, each with three times the penalty, and the margin, on what is left of arbitrage
+_REPAIR = 0.01  # of the variance at the money, by which a smile may be moved at the end
+_SHORT, _LONG = 20, 150  # steps of the search, from each starting point and from the best
+_GOOD = 0.9  # share of quotes within their spreads with which a fit is content, else other starting points are tried
+_ENOUGH = 12  # quotes from which a second hyperbola is fitted
+
+
+class Curve(NamedTuple):
+    """Total variance and its derivatives by log-moneyness, each of the shape of k."""
+
+    value: np.ndarray
+    slope: np.ndarray
+    curvature: np.ndarray
+
+
+@dataclass(frozen=True)
+class SVI:
+    """Total implied variance of one expiry at log-moneyness k = log(K / F):
+
+        w(k) = a + sum_i b_i {rho_i (k - m_i) + sqrt((k - m_i)^2 + sigma_i^2)},
+
+    one term being the "raw" parametrisation of Gatheral (2004). Two follow the smile of an index into both wings within
+    the spreads, where one is off by several of them near the money.
+
+    parameters: (a, b_1, rho_1, m_1, sigma_1, [b_2, ..]).
+    """
+
+    parameters: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.parameters) not in (5, 9):
+            raise ValueError(f"parameters must be 5 or 9 numbers, got {len(self.parameters)}")
+
+    def __call__(self, k: np.ndarray) -> Curve:
+        """w, w' and w'' at k."""
+        given = np.asarray(k, dtype=np.float64)
+        return Curve(*(each.reshape(given.shape) for each in _curve(np.array(self.parameters), given.reshape(-1))))
+
+    def density(self, k: np.ndarray) -> np.ndarray:
+        """g(k), which is positive where no butterfly spread costs nothing: Gatheral & Jacquier (2014), equation 2.1."""
+        given = np.asarray(k, dtype=np.float64)
+        return _density(given, *self(given))
+
+    @property
+    def slopes(self) -> tuple[float, float]:
+        """Of w in the left and in the right wing, both as positive numbers."""
+        return _slopes(np.array(self.parameters))
+
+
+class Quotes(NamedTuple):
+    """What a smile is fitted to, each (m,): log-moneyness and volatilities of bid and ask; a bid may imply none."""
+
+    k: np.ndarray
+    bid: np.ndarray
+    ask: np.ndarray
+
+
+def fit(quotes: Quotes, years: float, below: SVI | None = None, above: SVI | None = None) -> SVI:
+    """The smile nearest to the middles of bid and ask, each in units of half its spread, without arbitrage.
+
+    Robust least squares (soft L1) in volatility, with penalties where g falls below 0, a wing is steeper than 2, or w
+    below that of an earlier expiry or above that of a later one, at any k within 10 deviations of the price or within
+    the quotes; penalties grow until nothing is left there. From 12 quotes on there are two hyperbolas.
+
+    below, above: smiles of the expiries before and after. Raises ValueError for fewer than 5 quotes.
+    """
+    if quotes.k.size < 5:
+        raise ValueError(f"quotes must be 5 at least for a smile, got {quotes.k.size}")
+    bid = np.where(np.isfinite(quotes.bid), quotes.bid, 0.0)
+    target, half = 0.5 * (bid + quotes.ask), np.maximum(0.5 * (quotes.ask - bid), 1e-4)
+    problem = _Problem(quotes.k, target, half, years, below, above)
+    tried = sorted((problem.solve(start, _SHORT) for start in problem.starts()), key=lambda found: found.cost)
+    best, least = None, np.inf
+    for found in tried:
+        point = problem.finished(found.x)
+        inside = float((np.abs(problem.errors(point)) <= 1.0).mean())
+        worth = (1.0 - inside) + 10.0 * problem.violated(point)
+        if worth < least:
+            best, least = point, worth
+        if least < 1.0 - _GOOD:
+            break
+    assert best is not None
+    return SVI(tuple(best.tolist()))
+
+
+class _Problem:
+    """Residuals of a fit and their derivatives."""
+
+    def __init__(
+        self,
+        k: np.ndarray,
+        target: np.ndarray,
+        half: np.ndarray,
+        years: float,
+        below: SVI | None,
+        above: SVI | None,
+    ) -> None:
+        self.k, self.target, self.half, self.years = k, target, half, years
+        self.deviation = float(target[np.argmin(np.abs(k))]) * years**0.5
+        self.least = _LEAST * self.deviation**2
+        near = np.sinh(np.linspace(-3.0, 3.0, _POINTS)) / np.sinh(3.0)  # denser at the money
+        self.grid = np.unique(np.concatenate([1.1 * REACH * self.deviation * near, 1.05 * k]))
+        between = 0.5 * (self.grid[1:] + self.grid[:-1])
+        self.check = np.unique(np.concatenate([between, np.linspace(self.grid[0], self.grid[-1], 1001)]))
+        self.wide = np.linspace(-5.0, 4.0, 91)  # where w must be positive at least: other expiries reach so far
+        self.low, self.high = below, above
+        self.size = 9 if k.size >= _ENOUGH else 5
+        self.weight, self.margin = 30.0, _MARGIN
+
+    def starts(self) -> list[np.ndarray]:
+        """The best single hyperbola of a search over (m, sigma), and pairs that begin with it."""
+        k, w = self.k, self.target**2 * self.years
+        weight = 1.0 / (2.0 * self.target * self.years * self.half)
+        best, least = np.zeros(5), np.inf
+        for m in self.deviation * np.linspace(-3.0, 2.0, 9):
+            for sigma in self.deviation * np.geomspace(0.05, 10.0, 9):
+                x = k - m
+                design = np.stack([np.ones_like(k), x, np.sqrt(x * x + sigma * sigma)], axis=1)
+                a, tilt, b = np.linalg.lstsq(design * weight[:, None], w * weight, rcond=None)[0]
+                b = max(b, 1e-4)
+                point = np.array([a, b, np.clip(tilt / b, -0.98, 0.98), m, sigma])
+                error = float((((_curve(point, k)[0] - w) * weight) ** 2).sum())
+                if error < least:
+                    best, least = point, error
+        near = [other for other in (self.low, self.high) if other is not None and len(other.parameters) == self.size]
+        # a neighbour's smile, scaled to this one's level, has no arbitrage
+        beside = [np.array(other.parameters) * _scaled(w[np.argmin(np.abs(k))], other, self.size) for other in near]
+        if self.size == 5:
+            return [best, *beside]
+        seconds = [(0.0, 0.5), (-2.0, 1.5), (1.5, 0.7)]  # m and sigma of the other, in deviations
+        shares = [best * np.array([1.0, 0.7, 1.0, 1.0, 1.0])] * len(seconds)
+        return beside + [
+            np.append(first, [0.3 * best[1], 0.0, m * self.deviation, sigma * self.deviation])
+            for first, (m, sigma) in zip(shares, seconds, strict=True)
+        ]
+
+    def finished(self, point: np.ndarray) -> np.ndarray:
+        """The fit from a point near it, without arbitrage if penalties can do it."""
+        weight, margin = self.weight, self.margin
+        point = self.solve(point, _LONG).x
+        for _ in range(_ROUNDS):
+            if not self.violated(point):
+                break
+            self.weight *= 3.0
+            self.margin *= 2.0
+            point = self.solve(point, _LONG).x
+        self.weight, self.margin = weight, margin
+        return self.repaired(point)
+
+    def solve(self, start: np.ndarray, steps: int) -> Any:
+        """The least squares from a starting point."""
+        terms = (self.size - 1) // 4
+        low, high = (
+            np.array([-4.0, *[0.0, -0.999, -3.0, 1e-4] * terms]),
+            np.array([4.0, *[4.0, 0.999, 3.0, 4.0] * terms]),
+        )
+        inside = np.clip(start, low + 1e-9, high - 1e-9)
+        scale = np.maximum(np.abs(inside), 1e-3)
+        return least_squares(
+            self._residuals,
+            inside,
+            self._jacobian,  # pyright: ignore[reportArgumentType]
+            (low, high),
+            x_scale=scale,
+            loss="soft_l1",
+            f_scale=0.7,
+            max_nfev=steps,
+        )
+
+    def violated(self, point: np.ndarray) -> bool:
+        """Whether arbitrage is left, between the points at which it is penalised as well."""
+        found = SVI(tuple(point.tolist()))
+        w = found(self.check).value
+        wrong = (
+            bool((w < 0.5 * self.least).any())
+            or bool((found.density(self.check) < 0.0).any())
+            or max(found.slopes) > 2.0
+        )
+        for other, sign in ((self.low, 1.0), (self.high, -1.0)):
+            if other is not None:
+                wrong = wrong or bool((sign * (w - other(self.check).value) < 0.0).any())
+        return wrong
+
+    def repaired(self, point: np.ndarray) -> np.ndarray:
+        """The point with the smile moved as a whole by what is left of calendar arbitrage, some millionths."""
+        w = _curve(point, self.check)[0]
+        for other, sign in ((self.low, 1.0), (self.high, -1.0)):
+            if other is not None:
+                missing = float((sign * (other(self.check).value - w)).max())
+                if 0.0 < missing < _REPAIR * self.deviation**2:
+                    point = np.append(point[0] + sign * 1.01 * missing, point[1:])
+        return point
+
+    def errors(self, point: np.ndarray) -> np.ndarray:
+        """Of volatilities, in units of half the spread."""
+        w = np.maximum(_curve(point, self.k)[0], self.least)
+        distance: np.ndarray = (np.sqrt(w / self.years) - self.target) / self.half
+        return distance
+
+    def _residuals(self, point: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.errors(point), self.weight * np.minimum(self._room(point), 0.0)])
+
+    def _jacobian(self, point: np.ndarray) -> np.ndarray:
+        w = np.maximum(_curve(point, self.k)[0], self.least)
+        by_w = _derivatives(point, self.k)[0]
+        errors = by_w / (2.0 * np.sqrt(w * self.years) * self.half)[:, None]
+        room, of_room = self._room(point), self._room_derivatives(point)
+        return np.concatenate([errors, self.weight * np.where(room[:, None] < 0, of_room, 0.0)])
+
+    def _room(self, point: np.ndarray) -> np.ndarray:
+        """What each constraint has left, in numbers of order one."""
+        w, slope, curvature = _curve(point, self.grid)
+        unit, less = self.deviation**2, 0.01 * self.margin
+        ends = np.array(_slopes(point))
+        parts = [
+            (_curve(point, self.wide)[0] - self.least) / unit,
+            (w - self.least) / unit,
+            _density(self.grid, np.maximum(w, self.least), slope, curvature) - self.margin,
+        ]
+        for other, sign in ((self.low, 1.0), (self.high, -1.0)):
+            if other is not None:
+                parts.append(sign * np.log(np.maximum(w, self.least) / other(self.grid).value) - less)
+        return np.concatenate([*parts, _STEEPEST - ends])
+
+    def _room_derivatives(self, point: np.ndarray) -> np.ndarray:
+        w, slope, curvature = _curve(point, self.grid)
+        floored = np.maximum(w, self.least)
+        by_w, by_slope, by_curvature = _derivatives(point, self.grid)
+        unit, k = self.deviation**2, self.grid
+        a = 1.0 - k * slope / (2.0 * floored)
+        g_w = (a * k * slope / floored**2 + slope**2 / (4.0 * floored**2)) * (w > self.least)
+        g_slope = -a * k / floored - 0.5 * slope * (1.0 / floored + 0.25)
+        of_ends = _slope_derivatives(point)
+        parts = [
+            _derivatives(point, self.wide)[0] / unit,
+            by_w / unit,
+            g_w[:, None] * by_w + g_slope[:, None] * by_slope + 0.5 * by_curvature,
+        ]
+        for other, sign in ((self.low, 1.0), (self.high, -1.0)):
+            if other is not None:
+                parts.append(sign * by_w * ((w > self.least) / floored)[:, None])
+        return np.concatenate([*parts, -of_ends])
+
+
+def _scaled(level: float, other: SVI, size: int) -> np.ndarray:
+    """What parameters are multiplied by for a smile of this total variance at the money."""
+    ratio = level / float(other(np.zeros(1)).value[0])
+    return np.array([ratio, *[ratio, 1.0, 1.0, 1.0] * ((size - 1) // 4)])
+
+
+def _slopes(point: np.ndarray) -> tuple[float, float]:
+    terms = point[1:].reshape(-1, 4)
+    return float((terms[:, 0] * (1.0 - terms[:, 1])).sum()), float((terms[:, 0] * (1.0 + terms[:, 1])).sum())
+
+
+def _slope_derivatives(point: np.ndarray) -> np.ndarray:
+    """Of both wings' slopes by each parameter, (2, parameters)."""
+    result = np.zeros((2, point.size))
+    for place in range(1, point.size, 4):
+        b, rho = point[place : place + 2]
+        result[:, place], result[:, place + 1] = (1.0 - rho, 1.0 + rho), (-b, b)
+    return result
+
+
+def _curve(point: np.ndarray, k: np.ndarray) -> Curve:
+    w, slope, curvature = np.full(k.shape, point[0]), np.zeros(k.shape), np.zeros(k.shape)
+    for b, rho, m, sigma in point[1:].reshape(-1, 4).tolist():
+        x = k - m
+        q = np.sqrt(x * x + sigma * sigma)
+        w += b * (rho * x + q)
+        slope += b * (rho + x / q)
+        curvature += b * sigma * sigma / q**3
+    return Curve(w, slope, curvature)
+
+
+def _derivatives(point: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of w, w' and w'' by each parameter, (m, parameters)."""
+    by_w, by_slope, by_curvature = [np.ones_like(k)], [np.zeros_like(k)], [np.zeros_like(k)]
+    for b, rho, m, sigma in point[1:].reshape(-1, 4).tolist():
+        x = k - m
+        q = np.sqrt(x * x + sigma * sigma)
+        bend = sigma * sigma / q**3
+        by_w += [rho * x + q, b * x, -b * (rho + x / q), b * sigma / q]
+        by_slope += [rho + x / q, np.full_like(k, b), -b * bend, -b * x * sigma / q**3]
+        by_curvature += [
+            bend,
+            np.zeros_like(k),
+            3.0 * b * bend * x / q**2,
+            b * sigma * (2.0 - 3.0 * sigma * sigma / q**2) / q**3,
+        ]
+    return np.stack(by_w, axis=1), np.stack(by_slope, axis=1), np.stack(by_curvature, axis=1)
+
+
+def _density(k: np.ndarray, w: np.ndarray, slope: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+    g: np.ndarray = (1.0 - k * slope / (2.0 * w)) ** 2 - 0.25 * slope**2 * (1.0 / w + 0.25) + 0.5 * curvature
+    return g
