@@ -26,8 +26,9 @@ COMMANDS = {
     "sweep": "search parameters of an agent or a baseline with Optuna",
     "generate-pareto": "train and test a grid of reward weights, and draw risk against cost",
     "report": "a table of finished runs",
+    "data": "read option chains of vendors into a store, and check one",
 }
-REPORT = "report"  # the command that is not a Hydra job
+PLAIN = {"report": "hedgerl.runs", "data": "hedgerl.data_commands"}  # commands that are not Hydra jobs: their modules
 GROUPS = (  # folders of conf/ that a key may choose from
     *("market", "data", "execution", "task"),
     *("agent", "reward", "curriculum", "tracking", "search"),
@@ -57,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = _command(arguments)
         if command is not None:
             with _sigterm_interrupts():
-                if command == REPORT:
-                    importlib.import_module("hedgerl.runs").main(arguments[1:])
+                if command in PLAIN:
+                    importlib.import_module(PLAIN[command]).main(arguments[1:])
                 else:
                     arguments = [command, *_without_flags(arguments[1:], FLAGS | FLAGS_OF.get(command, {}))]
                     arguments = [command, *_overrides(command, arguments[1:])]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hedgerl.data import chains as chains_of_vendors
 from hedgerl.data.quotes import expiries, out_of_the_money, settlement
 from hedgerl.data.vix import vix
 from hedgerl.pricing import black_scholes
@@ -171,3 +172,16 @@ def test_implied_volatility_of_a_vendor():
             good = (theirs > 0.01) & np.isfinite(found["volatility"]) & (each.years > 7 / 365)
             errors.append((found["volatility"] - theirs)[good])
     assert np.median(np.abs(np.concatenate(errors))) < 5e-4
+
+
+def test_from_a_vendors_file_to_the_vix(tmp_path):
+    """Identity: quotes that go through a file and the store give the forwards and the VIX that they give themselves."""
+    quotes = chain(0.2, weeks=(2, 4, 5, 8))
+    file = tmp_path / "quotes.csv"
+    quotes.to_csv(file, index=False, float_format="%.6f")
+    chains_of_vendors.import_files("generic", [file], tmp_path / "store")
+    stored = chains_of_vendors.Store(tmp_path / "store").chain("SPX", "2019-05-24")
+    assert len(stored) == len(quotes)
+    forwards = ([each.forward for each in expiries(given)] for given in (stored, quotes))
+    np.testing.assert_allclose(*forwards, rtol=1e-7)
+    assert vix(stored, lambda years: 0.03).value == pytest.approx(vix(quotes, lambda years: 0.03).value, abs=1e-4)

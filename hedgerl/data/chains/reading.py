@@ -1,0 +1,493 @@
+"""From a vendor's file to typed tables: the file is read a few thousand lines at a time, each line knows its number."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from hedgerl.data.chains.formats import DATES, EUROPEAN, INDEX_OF, SYNONYMS, US, Format, Names, day, normal
+from hedgerl.data.chains.rules import FILE, LINE, Tally
+from hedgerl.data.chains.schema import CHAINS, TABLES
+from hedgerl.data.chains.schema import compute as pc
+from hedgerl.pricing._checks import nearest
+
+LINES = 50_000  # of a chunk: 15 columns of text of them are 50 MB
+_HEADER_LINES = 12  # among which the header must be
+_DELIMITERS = (",", ";", "\t", "|")
+_MISSING = ("", "nan", "NaN", "NAN", "na", "NA", "N/A", "n/a", "null", "NULL", "None", "none", ".", "-", "--", "#N/A")
+_NUMBER = r"^-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+_SYMBOL = r"^\^?(?P<root>[A-Z][A-Z0-9./]*?) *(?:\d{6}[CP]\d{8})?$"  # a root alone, or OCC's 21 signs, blanks or not
+_RIGHTS = {"c": "C", "call": "C", "calls": "C", "p": "P", "put": "P", "puts": "P"}
+_STYLES = {"e": "E", "european": "E", "a": "A", "american": "A"}
+_SCALED = ("bid", "ask", "last", "underlying_price")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user says of the files: the underlying, the day of the quotes, and the sign of the decimals."""
+
+    underlying: str | None = None
+    date: np.datetime64 | None = None
+    decimal: str = "."
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the lines of one file, or of one member of a zip, become rows."""
+
+    file: int
+    label: str  # the file, and the member where it is a zip
+    delimiter: str
+    header: tuple[str, ...]  # as written
+    first: int  # number of the first line after the header
+    sides: tuple[Mapping[str, int], ...]  # of each contract of a line: field -> place of its column
+    known: tuple[Mapping[str, Any], ...]  # of each: field -> what holds for all lines
+    named: str  # the source of each row
+
+
+@dataclass
+class _Bad:
+    """The first cell of each row that cannot be read."""
+
+    rows: np.ndarray  # (n,) bool
+    told: dict[int, str] = field(default_factory=dict)
+
+    def add(self, wrong: np.ndarray, column: str, cells: pa.Array, why: str) -> None:
+        for row in np.flatnonzero(wrong & ~self.rows)[:3]:
+            self.told[int(row)] = f"column {column} must be {why}, got {cells[int(row)].as_py()!r}"
+        self.rows |= wrong
+
+
+def tables(place: int, path: Path, kind: Format, options: Options, tally: Tally) -> Iterator[pa.Table]:
+    """The typed rows of a file, a table a chunk, with FILE and LINE; what cannot be read is counted in the tally.
+
+    Raises ValueError naming the file (and line) where it is no such file: a column is missing, it is cut short (gz,
+    zip), it is no text, dates are of another order.
+    """
+    some = False
+    with _told(path):
+        for label, said, stream in _streams(path, kind):
+            some = True
+            yield from _rows(place, label, path.name, said, stream, kind, options, tally)
+    if not some:
+        raise ValueError(f"{path} holds no file of the format {kind.name}: {kind.what}")
+
+
+def check_header(path: Path, kind: Format, options: Options) -> None:
+    """Raises ValueError where a file is not there, empty, or has not the format's columns."""
+    if not path.is_file():
+        raise ValueError(f"{path} must be a file, and is not there: check the path")
+    with _told(path):
+        for label, said, stream in _streams(path, kind):
+            _plan(0, label, path.name, said, stream, kind, options)
+            return
+    raise ValueError(f"{path} holds no file of the format {kind.name}: {kind.what}")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, csv.Error, NotImplementedError) as error:
+        raise ValueError(f"{path} cannot be read, it may be cut short: {' '.join(str(error).split())}") from error
+    except RuntimeError as error:
+        if "encrypted" not in str(error):
+            raise
+        raise ValueError(f"{path} cannot be read: it is encrypted") from error
+
+
+def _streams(path: Path, kind: Format) -> Iterator[tuple[str, Mapping[str, Any], TextIO]]:
+    """(label, what the name says, text) of the file, or of each file in a zip that is wanted."""
+    with open(path, "rb") as raw:
+        start = raw.read(4)
+    if start[:2] == b"\x1f\x8b":
+        with gzip.open(path, "rb") as content:
+            yield str(path), _of_name(kind, path.name), _text(content, path)
+    elif start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.filename
+                if member.is_dir() or name.startswith("__MACOSX") or Path(name).name.startswith("."):
+                    continue
+                said = kind.member(name) if kind.member else {}
+                if said is not None:
+                    with archive.open(member) as content:
+                        yield f"{path}:{name}", said, _text(content, path)
+    else:
+        with open(path, "rb") as content:
+            yield str(path), _of_name(kind, path.name), _text(content, path)
+
+
+def _of_name(kind: Format, name: str) -> Mapping[str, Any]:
+    said = kind.member(name) if kind.member else {}
+    if said is None:
+        raise ValueError(f"{name} is not a file of the format {kind.name}: {kind.what}")
+    return said
+
+
+def _text(content: Any, path: Path) -> TextIO:
+    """UTF-8, with or without its mark; what is no UTF-8 is kept apart and taken as latin-1 by the line."""
+    buffered = io.BufferedReader(content, 1 << 16)
+    start = buffered.peek(1 << 16)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"{path} is in UTF-16: save it as UTF-8")
+    if b"\0" in start:
+        raise ValueError(f"{path} is no text: it holds zero bytes")
+    return io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape")
+
+
+def _lines(stream: TextIO) -> Iterator[str]:
+    for line in stream:
+        yield line if line.isascii() else _latin(line)
+
+
+def _latin(line: str) -> str:
+    if not any("\udc80" <= each <= "\udcff" for each in line):
+        return line
+    return line.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _cells(line: str, delimiter: str) -> list[str] | None:
+    """The cells of one line; None where a quote is opened and not closed, which would swallow the lines after it."""
+    line = line.rstrip("\r\n")
+    if '"' not in line:
+        return line.split(delimiter)
+    if line.count('"') % 2:
+        return None
+    return next(csv.reader((line,), delimiter=delimiter, skipinitialspace=True))
+
+
+# The header
+
+
+def _plan(
+    file: int, label: str, name: str, said: Mapping[str, Any], stream: TextIO, kind: Format, options: Options
+) -> tuple[_Plan, Iterator[str]]:
+    """The plan, and the lines below the header."""
+    known = {**kind.fixed, **said}
+    below: Iterator[str] = _lines(stream)
+    header: Sequence[str] = kind.layout
+    delimiter, first = ",", 1
+    if not kind.layout:
+        top = list(itertools.islice(below, _HEADER_LINES))
+        if not any(line.strip() for line in top):
+            raise ValueError(f"{label} is empty: it must hold a header and a line for each row")
+        number, delimiter, header = _header(top, kind)
+        first = number + 2
+        if kind.preamble:
+            known |= kind.preamble(top[:number])
+        below = itertools.chain(top[number + 1 :], below)
+    if options.date is not None:
+        if "quote_date" in kind.columns:
+            raise ValueError(f"{label} says itself of which days its rows are: leave --date out")
+        known["quote_date"] = options.date
+    asked = options.underlying
+    places: list[Mapping[str, int]] = []
+    facts: list[Mapping[str, Any]] = []
+    for names, own in kind.sides:
+        side = _placed(header, names)
+        side = {name: column for name, column in side.items() if name not in known}
+        fact = {**known, **own}
+        if asked is not None and "underlying" not in side and "underlying" not in fact:
+            fact["underlying"] = asked
+        # Columns first: a file of another format lacks them, and what its first lines do not say is beside the point.
+        for wanted in sorted(kind.required, key=lambda each: each not in names):
+            if wanted not in side and wanted not in fact:
+                raise ValueError(_missing(label, first - 1, wanted, names.get(wanted, ()), header))
+        places.append(side)
+        facts.append(fact)
+    named = f"{kind.name}:{name}"
+    return _Plan(file, label, delimiter, tuple(header), first, tuple(places), tuple(facts), named), below
+
+
+def _header(top: Sequence[str], kind: Format) -> tuple[int, str, list[str]]:
+    """(place, delimiter, names) of the line that has most of the format's columns."""
+    best: tuple[int, int, str, list[str]] = (-1, 0, ",", [])
+    for number, line in enumerate(top):
+        for delimiter in _DELIMITERS:
+            cells = [cell.strip() for cell in _cells(line, delimiter) or []]
+            score = sum(len(_placed(cells, names)) for names, _ in kind.sides)
+            if score > best[0] and any(cells):
+                best = score, number, delimiter, cells
+    return best[1:]
+
+
+def _placed(header: Sequence[str], names: Names) -> dict[str, int]:
+    """Field -> place of its column; a name that comes again is name#2."""
+    columns: dict[str, int] = {}
+    for place, name in enumerate(map(normal, header)):
+        columns.setdefault(name if name not in columns else f"{name}#2", place)
+    places = {}
+    for wanted, called in names.items():
+        for each in called:
+            if each in columns:
+                places[wanted] = columns[each]
+                break
+    return places
+
+
+def _missing(label: str, line: int, wanted: str, called: Sequence[str], header: Sequence[str]) -> str:
+    where = f"{label}, line {line}"
+    if wanted == "underlying" and not called:
+        return f"{where}: the file does not say what the underlying is: give --underlying NAME"
+    if wanted == "quote_date" and not called:
+        return f"{where}: nothing above the header says of which day the quotes are: give --date YYYY-MM-DD"
+    meant = _placed(header, {wanted: SYNONYMS.get(wanted, ())})  # what other vendors call it
+    near = header[meant[wanted]] if meant else nearest(called[0], header)
+    hint = {"underlying": ", or give --underlying NAME", "quote_date": ", or give --date YYYY-MM-DD"}.get(wanted, "")
+    return f"{where} has no column {' or '.join(called[:3])}; the nearest is {near!r}: rename it{hint}"
+
+
+# The rows
+
+
+def _rows(
+    file: int,
+    label: str,
+    name: str,
+    said: Mapping[str, Any],
+    stream: TextIO,
+    kind: Format,
+    options: Options,
+    tally: Tally,
+) -> Iterator[pa.Table]:
+    plan, below = _plan(file, label, name, said, stream, kind, options)
+    width, n_sides = len(plan.header), len(plan.sides)
+    wanted = sorted({column for side in plan.sides for column in side.values()})
+    numbered = enumerate(below, plan.first)
+    while chunk := list(itertools.islice(numbered, LINES)):
+        lines = [(number, line) for number, line in chunk if not line.isspace()]
+        tally.read[file] += n_sides * len(lines)
+        quoted = any('"' in line for _, line in lines)
+        good: list[Any] = []
+        places: list[int] = []
+        for number, line in lines:
+            cells = _cells(line, plan.delimiter) if quoted else line
+            got = 0 if cells is None else len(cells) if quoted else line.count(plan.delimiter) + 1
+            if got == width:
+                good.append(cells)
+                places.append(number)
+                continue
+            tally.hits["unreadable", file] += n_sides
+            told = "a quote that is not closed" if cells is None else str(got)
+            tally.example("unreadable", file, number, f"must have {width} cells as the header has, got {told}")
+        if not good:
+            continue
+        if quoted:
+            columns = {column: pa.array([row[column] for row in good], pa.string()) for column in wanted}
+        else:
+            columns = _split("".join(good), width, wanted, plan.delimiter)
+        for side, known in zip(plan.sides, plan.known, strict=True):
+            yield _typed(plan, side, known, columns, np.array(places), kind, options, tally)
+
+
+def _split(text: str, width: int, wanted: Sequence[int], delimiter: str) -> dict[int, pa.Array]:
+    """The cells by column of lines without quotes that all have `width` cells. str.split would take half the time."""
+    names = [str(column) for column in range(width)]
+    table = pacsv.read_csv(
+        pa.BufferReader(text.encode()),
+        pacsv.ReadOptions(column_names=names, use_threads=False, block_size=len(text) * 4 + 1024),
+        pacsv.ParseOptions(delimiter=delimiter, quote_char=False, ignore_empty_lines=False),
+        pacsv.ConvertOptions(
+            include_columns=[names[each] for each in wanted], column_types=dict.fromkeys(names, pa.string())
+        ),
+    )
+    return {column: table[names[column]].combine_chunks() for column in wanted}
+
+
+def _typed(
+    plan: _Plan,
+    side: Mapping[str, int],
+    known: Mapping[str, Any],
+    columns: Mapping[int, pa.Array],
+    lines: np.ndarray,
+    kind: Format,
+    options: Options,
+    tally: Tally,
+) -> pa.Table:
+    n, table = lines.size, TABLES[kind.table]
+    bad = _Bad(np.zeros(n, dtype=bool))
+
+    def cells(name: str) -> pa.Array | None:
+        """A field's text, empty cells null; None where the file has no such column."""
+        if name in side:
+            text = pc.utf8_trim_whitespace(columns[side[name]])
+            return pc.if_else(pc.is_in(text, value_set=pa.array(_MISSING)), pa.scalar(None, pa.string()), text)
+        if isinstance(known.get(name), str):
+            return pa.repeat(pa.scalar(known[name], pa.string()), n)
+        return None
+
+    def title(name: str) -> str:
+        return plan.header[side[name]] if name in side else name
+
+    content: dict[str, pa.Array] = {}
+    for each in table.fields:
+        text = cells(each.name)
+        if isinstance(known.get(each.name), np.datetime64):
+            content[each.name] = pa.repeat(pa.scalar(known[each.name].item(), pa.date32()), n)
+        elif each.kind == "date" and text is not None:
+            content[each.name] = _dates(plan, title(each.name), text, lines, kind, bad)
+        elif each.kind in ("number", "count"):
+            if text is None:
+                content[each.name] = pa.nulls(n, table.schema.field(each.name).type)
+                continue
+            scale = kind.scale if each.name in _SCALED else 1.0
+            values = _numbers(title(each.name), text, options.decimal, bad) / scale
+            if each.name in ("strike", "close"):
+                bad.add(~(values > 0), title(each.name), text, "a positive number")
+            if each.name == "last" or each.kind == "count":
+                bad.add(values < 0, title(each.name), text, "no negative number")
+            if each.kind == "count":
+                bad.add(~np.isnan(values) & (values != np.floor(values)), title(each.name), text, "a whole number")
+                bad.add(values >= 2.0**53, title(each.name), text, "below 2^53")
+            empty = np.isnan(values)
+            whole = np.where(empty | bad.rows, 0.0, values)
+            content[each.name] = (
+                pa.array(values, mask=empty)
+                if each.kind == "number"
+                else pa.array(whole.astype(np.int64), mask=empty | bad.rows)
+            )
+    if kind.table == CHAINS and "underlying_bid" in side and "underlying_ask" in side:
+        low, high = (
+            _numbers(title(name), cells(name), options.decimal, bad) / kind.scale
+            for name in ("underlying_bid", "underlying_ask")
+        )
+        with np.errstate(invalid="ignore"):
+            both = (low > 0) & (high >= low)
+        content["underlying_price"] = pc.if_else(
+            pa.array(both), pa.array(0.5 * (low + high)), content["underlying_price"]
+        )
+    else:
+        both = np.zeros(n, dtype=bool)
+    _words(kind, content, cells, title, bad, n)
+    source = cells("source")
+    content["source"] = pa.repeat(pa.scalar(plan.named), n) if source is None else source.fill_null(plan.named)
+    content[FILE] = pa.array(np.full(n, plan.file, dtype=np.int32))
+    content[LINE] = pa.array(lines.astype(np.int64))
+    good = pa.table(
+        [content[each] for each in (*table.schema.names, FILE, LINE)], names=[*table.schema.names, FILE, LINE]
+    )
+    tally.add("unreadable", good, bad.rows, lambda row: bad.told[row] if row in bad.told else "see the rows before")
+    tally.add("underlying_mid", good, both & ~bad.rows, lambda row: f"{good['underlying_price'][row].as_py():g}")
+    good = good.filter(pa.array(~bad.rows)) if bad.rows.any() else good
+    if options.underlying is not None:
+        other = good["underlying"].to_numpy() != options.underlying
+        tally.add("other_underlying", good, other, lambda row: str(good["underlying"][row].as_py()))
+        good = good.filter(pa.array(~other)) if other.any() else good
+    return good.cast(raw_schema(kind.table))
+
+
+def raw_schema(table: str) -> pa.Schema:
+    """The columns of a table, any of them empty, with FILE and LINE."""
+    fields = [each.with_nullable(True) for each in TABLES[table].schema]
+    return pa.schema([*fields, pa.field(FILE, pa.int32()), pa.field(LINE, pa.int64())])
+
+
+def _words(kind: Format, content: dict[str, pa.Array], cells: Any, title: Any, bad: _Bad, n: int) -> None:
+    """Underlying, and of an option root, right and style, from their texts."""
+    text = cells("underlying")
+    upper = pc.utf8_upper(text)
+    named = pc.utf8_trim_whitespace(pc.utf8_ltrim(upper, "^$"))
+    bad.add(
+        _true(pc.or_(pc.is_null(named), pc.equal(pc.fill_null(named, ""), ""))), title("underlying"), text, "a name"
+    )
+    content["underlying"] = _replaced(named, INDEX_OF)
+    if kind.table != CHAINS:
+        return
+    symbols = cells("root")
+    if symbols is None:
+        content["root"] = named
+    else:
+        upper = pc.utf8_upper(symbols)
+        found = pc.struct_field(pc.extract_regex(upper, _SYMBOL), "root")
+        bad.add(_true(pc.is_null(found)), title("root"), symbols, "a root or an OCC symbol")
+        content["root"] = found
+    right = cells("right")
+    content["right"] = _looked_up(right, _RIGHTS)
+    bad.add(_true(pc.is_null(content["right"])), title("right"), right, "call or put")
+    style = cells("style")
+    by_class = pc.if_else(pc.is_in(content["underlying"], value_set=pa.array(sorted(EUROPEAN))), "E", "A")
+    if style is None:
+        content["style"] = by_class
+    else:
+        read = _looked_up(style, _STYLES)
+        bad.add(_true(pc.and_(pc.is_null(read), pc.is_valid(style))), title("style"), style, "European or American")
+        content["style"] = pc.coalesce(read, by_class)
+
+
+def _looked_up(text: pa.Array, words: Mapping[str, str]) -> pa.Array:
+    """The word that each text stands for, null where it is none."""
+    place = pc.index_in(pc.utf8_lower(text), value_set=pa.array(list(words)))
+    return pa.array(list(words.values())).take(place)
+
+
+def _replaced(text: pa.Array, words: Mapping[str, str]) -> pa.Array:
+    place = pc.index_in(text, value_set=pa.array(list(words)))
+    return pc.coalesce(pa.array(list(words.values())).take(place), text)
+
+
+def _dates(plan: _Plan, title: str, text: pa.Array, lines: np.ndarray, kind: Format, bad: _Bad) -> pa.Array:
+    """Days; a file repeats them, so each writing is read once. Raises ValueError where they are day first."""
+    coded = pc.dictionary_encode(text, null_encoding="encode")
+    written = coded.dictionary.to_pylist()
+    days = [None if cell is None else day(cell, kind.dates) for cell in written]
+    codes = coded.indices.to_numpy()
+    for code, cell in enumerate(written):
+        match = DATES[US].fullmatch(cell) if cell else None
+        if match and US in kind.dates and days[code] is None and 12 < int(match["m"]) <= 31 and int(match["d"]) <= 12:
+            row = int(np.flatnonzero(codes == code)[0])
+            _day_first(plan, title, cell, int(lines[row]))
+    values = np.array([np.datetime64("NaT") if each is None else each for each in days], dtype="datetime64[D]")[codes]
+    bad.add(np.isnat(values), title, text, f"a date {' or '.join(kind.dates)}")
+    return pa.array(values.astype("datetime64[D]"), pa.date32())
+
+
+def _day_first(plan: _Plan, title: str, cell: str | None, line: int) -> NoReturn:
+    raise ValueError(
+        f"{plan.label}, line {line}, column {title} must be a date MM/DD/YYYY, got {cell!r}: a file with the day first "
+        "would be read wrong on all days up to the 12th; write its dates YYYY-MM-DD"
+    )
+
+
+def _numbers(title: str, text: pa.Array, decimal: str, bad: _Bad) -> np.ndarray:
+    """(n,) float64, NaN where empty or unreadable."""
+    if decimal == ",":
+        told, text = text, pc.replace_substring(pc.replace_substring(text, ".", "?"), ",", ".")
+    else:
+        told = text
+    try:
+        values = pc.cast(text, pa.float64())
+    except pa.ArrowInvalid:
+        fine = pc.match_substring_regex(text, _NUMBER)
+        why = "a number"
+        if decimal == "." and any(re.fullmatch(r"-?\d+,\d+", each) for each in _some(told, fine)):
+            why = "a number (with a decimal comma, give --decimal ,)"
+        bad.add(_true(pc.invert(fine)), title, told, why)
+        values = pc.cast(pc.if_else(fine, text, pa.scalar(None, pa.string())), pa.float64())
+    numbers = values.to_numpy(zero_copy_only=False)
+    bad.add(np.isinf(numbers), title, told, "a finite number")
+    return np.asarray(numbers, dtype=np.float64)
+
+
+def _some(text: pa.Array, fine: pa.Array) -> list[str]:
+    """The first few that are not fine."""
+    return text.filter(pc.fill_null(pc.invert(fine), False))[:3].to_pylist()
+
+
+def _true(mask: pa.Array) -> np.ndarray:
+    """(n,) bool, False where null."""
+    return pc.fill_null(mask, False).to_numpy(zero_copy_only=False).astype(bool)
