@@ -54,7 +54,7 @@ class HedgingVecEnv(VecEnv):
         self.environment = environment
         self.num_envs = whole_number("num_envs", num_envs)
         self.render_mode: str | None = None
-        self.tensor_device = None if device is None else torch.empty(0, device=device).device  # with its number
+        self.tensor_device = None if device is None else _there(device)
         self._supply = Supply(environment, num_envs, block, self.tensor_device)
         self._actions: Array = None
         self._began = time.time()
@@ -188,6 +188,15 @@ def tensor_device(env: VecEnv) -> torch.device | None:
     """Where an environment steps by tensors; None where it does not, or a wrapper around it knows nothing of them."""
     device: torch.device | None = vars(env).get("tensor_device")  # a wrapper would look for it in what it wraps
     return device
+
+
+def _there(device: torch.device | str) -> torch.device:
+    """The device, with its number. Raises ValueError where torch has none of that name."""
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"device must be one that torch has here, got {str(device)!r}: {why}") from None
 
 
 def _on_host(seen: Any) -> Any:

@@ -202,3 +202,10 @@ def test_who_steps_by_tensors():
     for call in (plain.reset_tensors, lambda: plain.step_tensors(torch.zeros(2, 1))):
         with pytest.raises(ValueError, match="device must be given for tensors"):
             call()
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_refused(tasks, name):
+    """Behaviour: one line with the name, whatever torch raises."""
+    with pytest.raises(ValueError, match=f"device must be one that torch has here, got '{name}': "):
+        venv(tasks()["short"], name)
