@@ -21,12 +21,19 @@ Arrays = dict[str, np.ndarray]
 
 
 def folder() -> Path | None:
-    """Where fits are kept: HEDGERL_CACHE, or hedgerl in the user's folder for caches; None where that is ""."""
+    """Where fits are kept: HEDGERL_CACHE, or hedgerl in the user's folder for caches.
+
+    None where that is "", and for a user without a home.
+    """
     given = os.environ.get(FOLDER)
+    if given == "":
+        return None
     if given is None:
-        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return Path(caches, "hedgerl").expanduser()
-    return Path(given).expanduser() if given else None
+        given = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hedgerl")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        return None
 
 
 def kept(question: str, answer: Callable[[], Arrays]) -> Arrays:

@@ -71,11 +71,12 @@ class Quotes(NamedTuple):
 
 
 def fit(quotes: Quotes, years: float, below: SVI | None = None, above: SVI | None = None) -> SVI:
-    """The smile nearest to the middles of bid and ask, each in units of half its spread, without arbitrage.
+    """The smile nearest to the middles of bid and ask, each in units of half its spread, that has no arbitrage.
 
     Robust least squares (soft L1) in volatility, with penalties where g falls below 0, a wing is steeper than 2, or w
     below that of an earlier expiry or above that of a later one, at any k within 10 deviations of the price or within
-    the quotes; penalties grow until nothing is left there. From 12 quotes on there are two hyperbolas.
+    the quotes; penalties grow, eight times at most, while anything is left there (`SVI.density` and the neighbours tell
+    whether it is). From 12 quotes on there are two hyperbolas.
 
     below, above: smiles of the expiries before and after. Raises ValueError for fewer than 5 quotes.
     """

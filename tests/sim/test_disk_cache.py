@@ -160,6 +160,18 @@ def test_where_it_lies(monkeypatch, tmp_path):
     assert disk_cache.folder() == Path("/elsewhere/hedgerl")
 
 
+def test_a_user_without_a_home(monkeypatch):
+    """Behaviour: in a container whose user has no home nothing is kept, and nothing fails."""
+    monkeypatch.delenv(disk_cache.FOLDER)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", lambda self: (_ for _ in ()).throw(RuntimeError("no home directory")))
+    assert disk_cache.folder() is None
+    calls = []
+    kept("question", counted(calls))
+    kept("question", counted(calls))
+    assert len(calls) == 2
+
+
 def _ask(log, seconds):
     def answer():
         with open(log, "a") as stream:
