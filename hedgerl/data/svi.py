@@ -1,4 +1,4 @@
-"""A smile of one expiry without arbitrage, fitted to bids and asks: one hyperbola (SVI) or the sum of two."""
+"""A smile of one expiry without arbitrage, fitted to bids and asks: a hyperbola (SVI) and a bump."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROUNDS = 8  # of a fit, each with three times the penalty, and the margin, on w
 _REPAIR = 0.01  # of the variance at the money, by which a smile may be moved at the end
 _SHORT, _LONG = 20, 150  # steps of the search, from each starting point and from the best
 _GOOD = 0.9  # share of quotes within their spreads with which a fit is content, else other starting points are tried
-_ENOUGH = 12  # quotes from which a second hyperbola is fitted
+_ENOUGH = 12  # quotes from which a bump is fitted
 
 
 class Curve(NamedTuple):
@@ -32,19 +32,20 @@ class Curve(NamedTuple):
 class SVI:
     """Total implied variance of one expiry at log-moneyness k = log(K / F):
 
-        w(k) = a + sum_i b_i {rho_i (k - m_i) + sqrt((k - m_i)^2 + sigma_i^2)},
+        w(k) = a + b {rho (k - m) + sqrt((k - m)^2 + sigma^2)} + c s / sqrt((k - n)^2 + s^2),
 
-    one term being the "raw" parametrisation of Gatheral (2004). Two follow the smile of an index into both wings within
-    the spreads, where one is off by several of them near the money.
+    the "raw" parametrisation of Gatheral (2004) and, where there are three more parameters, a bump of height c at n
+    that fades in the wings. A hyperbola is convex; the total variance of an index is not, after a sell-off least of
+    all, and without the bump it is off by several spreads near the money.
 
-    parameters: (a, b_1, rho_1, m_1, sigma_1, [b_2, ..]).
+    parameters: (a, b, rho, m, sigma, [c, n, s]).
     """
 
     parameters: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.parameters) not in (5, 9):
-            raise ValueError(f"parameters must be 5 or 9 numbers, got {len(self.parameters)}")
+        if len(self.parameters) not in (5, 8):
+            raise ValueError(f"parameters must be 5 or 8 numbers, got {len(self.parameters)}")
 
     def __call__(self, k: np.ndarray) -> Curve:
         """w, w' and w'' at k."""
@@ -76,9 +77,10 @@ def fit(quotes: Quotes, years: float, below: SVI | None = None, above: SVI | Non
     Robust least squares (soft L1) in volatility, with penalties where g falls below 0, a wing is steeper than 2, or w
     below that of an earlier expiry or above that of a later one, at any k within 10 deviations of the price or within
     the quotes; penalties grow, eight times at most, while anything is left there (`SVI.density` and the neighbours tell
-    whether it is). From 12 quotes on there are two hyperbolas.
+    whether it is). From 12 quotes on there is a bump.
 
-    below, above: smiles of the expiries before and after. Raises ValueError for fewer than 5 quotes.
+    below, above: smiles of the expiries before and after; where one leaves little room, the search may end far from the
+    quotes. Raises ValueError for fewer than 5 quotes.
     """
     if quotes.k.size < 5:
         raise ValueError(f"quotes must be 5 at least for a smile, got {quotes.k.size}")
@@ -117,10 +119,10 @@ class _Problem:
         near = np.sinh(np.linspace(-3.0, 3.0, _POINTS)) / np.sinh(3.0)  # denser at the money
         self.grid = np.unique(np.concatenate([1.1 * REACH * self.deviation * near, 1.05 * k]))
         between = 0.5 * (self.grid[1:] + self.grid[:-1])
-        self.check = np.unique(np.concatenate([between, np.linspace(self.grid[0], self.grid[-1], 1001)]))
+        self.check = np.unique(np.concatenate([between, np.linspace(self.grid[0], self.grid[-1], 4001)]))
         self.wide = np.linspace(-5.0, 4.0, 91)  # where w must be positive at least: other expiries reach so far
         self.low, self.high = below, above
-        self.size = 9 if k.size >= _ENOUGH else 5
+        self.size = 8 if k.size >= _ENOUGH else 5
         self.weight, self.margin = 30.0, _MARGIN
 
     def starts(self) -> list[np.ndarray]:
@@ -143,12 +145,8 @@ class _Problem:
         beside = [np.array(other.parameters) * _scaled(w[np.argmin(np.abs(k))], other, self.size) for other in near]
         if self.size == 5:
             return [best, *beside]
-        seconds = [(0.0, 0.5), (-2.0, 1.5), (1.5, 0.7)]  # m and sigma of the other, in deviations
-        shares = [best * np.array([1.0, 0.7, 1.0, 1.0, 1.0])] * len(seconds)
-        return beside + [
-            np.append(first, [0.3 * best[1], 0.0, m * self.deviation, sigma * self.deviation])
-            for first, (m, sigma) in zip(shares, seconds, strict=True)
-        ]
+        unit = self.deviation
+        return beside + [np.append(best, [c * 0.1 * unit**2, -0.5 * unit, unit]) for c in (1.0, -1.0)]
 
     def finished(self, point: np.ndarray) -> np.ndarray:
         """The fit from a point near it, without arbitrage if penalties can do it."""
@@ -165,13 +163,10 @@ class _Problem:
 
     def solve(self, start: np.ndarray, steps: int) -> Any:
         """The least squares from a starting point."""
-        terms = (self.size - 1) // 4
-        low, high = (
-            np.array([-4.0, *[0.0, -0.999, -3.0, 1e-4] * terms]),
-            np.array([4.0, *[4.0, 0.999, 3.0, 4.0] * terms]),
-        )
+        low = np.array([-4.0, 0.0, -0.999, -3.0, 1e-4, -4.0, -3.0, 1e-3])[: self.size]
+        high = np.array([4.0, 4.0, 0.999, 3.0, 4.0, 4.0, 3.0, 4.0])[: self.size]
         inside = np.clip(start, low + 1e-9, high - 1e-9)
-        scale = np.maximum(np.abs(inside), 1e-3)
+        scale = np.maximum(np.abs(inside), 1e-3 * self.deviation)
         return least_squares(
             self._residuals,
             inside,
@@ -189,6 +184,7 @@ class _Problem:
         w = found(self.check).value
         wrong = (
             bool((w < 0.5 * self.least).any())
+            or bool((found(self.wide).value < 0.5 * self.least).any())
             or bool((found.density(self.check) < 0.0).any())
             or max(found.slopes) > 2.0
         )
@@ -235,7 +231,10 @@ class _Problem:
         ]
         for other, sign in ((self.low, 1.0), (self.high, -1.0)):
             if other is not None:
-                parts.append(sign * np.log(np.maximum(w, self.least) / other(self.grid).value) - less)
+                parts.append(
+                    sign * np.log(np.maximum(w, self.least) / np.maximum(other(self.grid).value, 0.5 * self.least))
+                    - less
+                )
         return np.concatenate([*parts, _STEEPEST - ends])
 
     def _room_derivatives(self, point: np.ndarray) -> np.ndarray:
@@ -261,48 +260,59 @@ class _Problem:
 def _scaled(level: float, other: SVI, size: int) -> np.ndarray:
     """What parameters are multiplied by for a smile of this total variance at the money."""
     ratio = level / float(other(np.zeros(1)).value[0])
-    return np.array([ratio, *[ratio, 1.0, 1.0, 1.0] * ((size - 1) // 4)])
+    return np.array([ratio, ratio, 1.0, 1.0, 1.0, ratio, 1.0, 1.0])[:size]
 
 
 def _slopes(point: np.ndarray) -> tuple[float, float]:
-    terms = point[1:].reshape(-1, 4)
-    return float((terms[:, 0] * (1.0 - terms[:, 1])).sum()), float((terms[:, 0] * (1.0 + terms[:, 1])).sum())
+    b, rho = point[1:3].tolist()
+    return b * (1.0 - rho), b * (1.0 + rho)
 
 
 def _slope_derivatives(point: np.ndarray) -> np.ndarray:
     """Of both wings' slopes by each parameter, (2, parameters)."""
+    b, rho = point[1:3].tolist()
     result = np.zeros((2, point.size))
-    for place in range(1, point.size, 4):
-        b, rho = point[place : place + 2]
-        result[:, place], result[:, place + 1] = (1.0 - rho, 1.0 + rho), (-b, b)
+    result[:, 1], result[:, 2] = (1.0 - rho, 1.0 + rho), (-b, b)
     return result
 
 
 def _curve(point: np.ndarray, k: np.ndarray) -> Curve:
-    w, slope, curvature = np.full(k.shape, point[0]), np.zeros(k.shape), np.zeros(k.shape)
-    for b, rho, m, sigma in point[1:].reshape(-1, 4).tolist():
-        x = k - m
-        q = np.sqrt(x * x + sigma * sigma)
-        w += b * (rho * x + q)
-        slope += b * (rho + x / q)
-        curvature += b * sigma * sigma / q**3
+    a, b, rho, m, sigma = point[:5].tolist()
+    x = k - m
+    q = np.sqrt(x * x + sigma * sigma)
+    w, slope, curvature = a + b * (rho * x + q), b * (rho + x / q), b * sigma * sigma / q**3
+    if point.size > 5:
+        c, n, s = point[5:].tolist()
+        x = k - n
+        q = np.sqrt(x * x + s * s)
+        w = w + c * s / q
+        slope = slope - c * s * x / q**3
+        curvature = curvature + c * s * (2.0 * x * x - s * s) / q**5
     return Curve(w, slope, curvature)
 
 
 def _derivatives(point: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of w, w' and w'' by each parameter, (m, parameters)."""
-    by_w, by_slope, by_curvature = [np.ones_like(k)], [np.zeros_like(k)], [np.zeros_like(k)]
-    for b, rho, m, sigma in point[1:].reshape(-1, 4).tolist():
-        x = k - m
-        q = np.sqrt(x * x + sigma * sigma)
-        bend = sigma * sigma / q**3
-        by_w += [rho * x + q, b * x, -b * (rho + x / q), b * sigma / q]
-        by_slope += [rho + x / q, np.full_like(k, b), -b * bend, -b * x * sigma / q**3]
+    one, none = np.ones_like(k), np.zeros_like(k)
+    _, b, rho, m, sigma = point[:5].tolist()
+    x = k - m
+    q = np.sqrt(x * x + sigma * sigma)
+    bend = sigma * sigma / q**3
+    by_w = [one, rho * x + q, b * x, -b * (rho + x / q), b * sigma / q]
+    by_slope = [none, rho + x / q, b * one, -b * bend, -b * x * sigma / q**3]
+    by_sigma = b * sigma * (2.0 - 3.0 * sigma * sigma / q**2) / q**3
+    by_curvature = [none, bend, none, 3.0 * b * bend * x / q**2, by_sigma]
+    if point.size > 5:
+        c, n, s = point[5:].tolist()
+        x = k - n
+        xx, ss = x * x, s * s
+        q = np.sqrt(xx + ss)
+        by_w += [s / q, c * s * x / q**3, c * xx / q**3]
+        by_slope += [-s * x / q**3, -c * s * (2.0 * xx - ss) / q**5, -c * x * (xx - 2.0 * ss) / q**5]
         by_curvature += [
-            bend,
-            np.zeros_like(k),
-            3.0 * b * bend * x / q**2,
-            b * sigma * (2.0 - 3.0 * sigma * sigma / q**2) / q**3,
+            s * (2.0 * xx - ss) / q**5,
+            -c * s * x * (9.0 * ss - 6.0 * xx) / q**7,
+            c * (2.0 * xx * xx - 11.0 * xx * ss + 2.0 * ss * ss) / q**7,
         ]
     return np.stack(by_w, axis=1), np.stack(by_slope, axis=1), np.stack(by_curvature, axis=1)
 

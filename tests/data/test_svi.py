@@ -15,7 +15,7 @@ from hedgerl.data.svi import SVI, Quotes
 
 YEARS = 0.25
 ONE = SVI((0.002, 0.06, -0.6, 0.02, 0.08))
-TWO = SVI((0.0015, 0.05, -0.7, 0.03, 0.05, 0.02, 0.3, -0.1, 0.2))
+BUMP = SVI((0.002, 0.06, -0.6, 0.02, 0.08, 0.001, -0.08, 0.06))
 K = np.linspace(-0.5, 0.25, 80)
 
 
@@ -37,7 +37,7 @@ def assert_no_butterfly(smile):
     assert max(smile.slopes) <= 2.0
 
 
-@pytest.mark.parametrize("made", [ONE, TWO], ids=["one hyperbola", "two"])
+@pytest.mark.parametrize("made", [ONE, BUMP], ids=["hyperbola", "with a bump"])
 def test_derivatives(made):
     """Identity: w' and w'' are difference quotients of w, g is the density of the formula in prices, and the slopes of
     the wings are met far out."""
@@ -56,18 +56,18 @@ def test_derivatives_of_the_fit():
 
     Catches a constraint whose derivative points elsewhere, with which fits end anywhere.
     """
-    problem = svi._Problem(K, np.full(K.size, 0.2), np.full(K.size, 0.002), YEARS, ONE, TWO)
+    problem = svi._Problem(K, np.full(K.size, 0.2), np.full(K.size, 0.002), YEARS, ONE, BUMP)
     rng = np.random.default_rng(3)
     for _ in range(5):
-        point = np.array(TWO.parameters) * (1.0 + 0.3 * rng.normal(size=9))
-        point[[2, 6]] = np.clip(point[[2, 6]], -0.9, 0.9)
+        point = np.array(BUMP.parameters) * (1.0 + 0.3 * rng.normal(size=8))
+        point[2] = np.clip(point[2], -0.9, 0.9)
         numeric = np.stack(
-            [(problem._residuals(point + h) - problem._residuals(point - h)) / 2e-7 for h in 1e-7 * np.eye(9)], axis=1
+            [(problem._residuals(point + h) - problem._residuals(point - h)) / 2e-7 for h in 1e-7 * np.eye(8)], axis=1
         )
         np.testing.assert_allclose(problem._jacobian(point), numeric, rtol=1e-3, atol=1e-4 * np.abs(numeric).max())
 
 
-@pytest.mark.parametrize("made", [ONE, TWO], ids=["one hyperbola", "two"])
+@pytest.mark.parametrize("made", [ONE, BUMP], ids=["hyperbola", "with a bump"])
 def test_a_smile_is_found_again(made):
     """Identity: quotes about a smile give it back within a tenth of half the spread."""
     found = svi.fit(quotes(made), YEARS)
@@ -81,9 +81,9 @@ def test_quotes_with_arbitrage_give_a_smile_without(seed):
 
     Catches a penalty that is too weak, and a density that is negative between the points where it is looked at.
     """
-    found = svi.fit(quotes(TWO, noise=0.01, seed=seed), YEARS)
+    found = svi.fit(quotes(BUMP, noise=0.01, seed=seed), YEARS)
     assert_no_butterfly(found)
-    assert np.abs(np.sqrt(found(K).value / YEARS) - np.sqrt(TWO(K).value / YEARS)).mean() < 0.01
+    assert np.abs(np.sqrt(found(K).value / YEARS) - np.sqrt(BUMP(K).value / YEARS)).mean() < 0.01
 
 
 @pytest.mark.parametrize("side", ["below", "above"])
@@ -100,34 +100,36 @@ def test_calendar_spreads(side):
 
 
 def test_few_quotes():
-    """Behaviour: 5 quotes are enough for one hyperbola, 12 for two; of fewer than 5 nothing can be said."""
+    """Behaviour: 5 quotes are enough for a hyperbola, 12 for a bump as well; of fewer than 5 nothing can be said."""
     few = quotes(ONE, k=np.linspace(-0.3, 0.2, 5))
     assert len(svi.fit(few, YEARS).parameters) == 5
-    assert len(svi.fit(quotes(ONE, k=np.linspace(-0.3, 0.2, 12)), YEARS).parameters) == 9
+    assert len(svi.fit(quotes(ONE, k=np.linspace(-0.3, 0.2, 12)), YEARS).parameters) == 8
     with pytest.raises(ValueError, match="quotes must be 5 at least for a smile, got 4"):
         svi.fit(Quotes(*(each[:4] for each in few)), YEARS)
-    with pytest.raises(ValueError, match="parameters must be 5 or 9 numbers, got 4"):
+    with pytest.raises(ValueError, match="parameters must be 5 or 8 numbers, got 4"):
         SVI((0.1, 0.2, 0.3, 0.4))
 
 
 def test_a_bid_of_nothing_bounds_only_from_above():
     """Behaviour: wings with no bid that implies a volatility do not pull the smile to zero by their number."""
-    given = quotes(TWO)
+    given = quotes(BUMP)
     bid = np.where(K > 0.2, np.nan, given.bid)
     found = svi.fit(given._replace(bid=bid), YEARS)
     near = K <= 0.2
     np.testing.assert_allclose(
-        np.sqrt(found(K[near]).value / YEARS), np.sqrt(TWO(K[near]).value / YEARS), rtol=0, atol=2e-3
+        np.sqrt(found(K[near]).value / YEARS), np.sqrt(BUMP(K[near]).value / YEARS), rtol=0, atol=2e-3
     )
 
 
 @pytest.mark.skipif("HEDGERL_DATA" not in os.environ, reason="HEDGERL_DATA does not name a folder of market data")
 def test_smiles_of_an_index_lie_within_the_spreads():
-    """Golden: of the S&P 500's closes, expiry by expiry, at least 95 % of the quotes out of the money."""
+    """Golden: of the S&P 500's closes, expiry by expiry, at least 97 % of the quotes out of the money, on
+    a calm day and on one of a sell-off."""
     folder = Path(os.environ["HEDGERL_DATA"], "options", "parquet")
     inside = []
     for name, day in (
         ("spx_chain_daily_20190425_20190722_cboe", "2019-04-26"),
+        ("spx_chain_daily_20190425_20190722_cboe", "2019-05-09"),
         ("spx_chain_20110103_20110107_ivolatility", "2011-01-05"),
     ):
         chain = pd.read_parquet(folder / f"{name}.parquet")
@@ -140,4 +142,4 @@ def test_smiles_of_an_index_lie_within_the_spreads():
             assert_no_butterfly(smile)
             fitted = np.sqrt(smile(k).value / each.years)
             inside.append((fitted <= ask) & ~(fitted < bid))
-    assert np.concatenate(inside).mean() > 0.95
+    assert np.concatenate(inside).mean() > 0.97
