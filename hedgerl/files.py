@@ -29,6 +29,15 @@ def write_bytes(file: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def synced(path: Path) -> None:
+    """A file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_csv(file: Path, columns: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
     """A table under one header, numbers with all their digits."""
     text = io.StringIO()

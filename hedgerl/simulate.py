@@ -27,14 +27,8 @@ from hedgerl.sim import Model, Paths, dataset
 from hedgerl.sim.backend import to_numpy, use_device
 from hedgerl.sim.parts import simulate_on_devices
 
-NOT_ABOUT_NUMBERS = {
-    "cluster",
-    "devices",
-    "out",
-    "overwrite",
-    "preview",
-    "threads",
-}  # settings that meta.json need not keep
+# settings that meta.json need not keep
+NOT_ABOUT_NUMBERS = {"cluster", "devices", "out", "overwrite", "preview", "threads"}
 
 Progress = Callable[[int, int], None]
 

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 import hedgerl
+from hedgerl.files import synced
 from hedgerl.pricing import Greeks, Option
 from hedgerl.pricing._checks import non_negative, whole_number
 from hedgerl.sim.backend import to_numpy
@@ -262,12 +263,12 @@ def _appearing_whole(target: Path, overwrite: bool) -> Iterator[Path]:
         with _locked(partial):
             yield partial
             for folder in [partial, *(path for path in partial.rglob("*") if path.is_dir())]:
-                _sync_folder(folder)
+                synced(folder)
             check_destination(target, overwrite=overwrite)  # again: others may have written meanwhile
             if overwrite and os.path.lexists(target):
                 target.rename(retired)
             partial.rename(target)  # fails where a folder with content appeared just now
-        _sync_folder(target.parent)
+        synced(target.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if os.path.lexists(retired) and not os.path.lexists(target):
@@ -302,14 +303,6 @@ def _remove_leftovers(target: Path) -> None:
             with contextlib.suppress(OSError), _locked(path) as alone:
                 if alone:
                     shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_option(name: str, option: Option) -> Option:

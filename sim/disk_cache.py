@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+
+from hedgerl.files import write_bytes
 
 FOLDER = "HEDGERL_CACHE"  # environment variable: the folder, or "" for none
 _LOCKS = 256  # files to wait at: more would only be fewer needless waits
@@ -67,16 +69,10 @@ def _read(file: Path) -> Arrays | None:
 
 
 def _write(file: Path, arrays: Arrays) -> None:
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".partial", delete=False) as partial:
-            try:
-                np.savez(partial, **arrays)  # type: ignore[arg-type]
-                partial.close()
-                os.replace(partial.name, file)
-            except BaseException:
-                os.unlink(partial.name)
-                raise
+        write_bytes(file, content.getvalue())
     except OSError as error:
         _warn(str(file.parent), str(error))
 

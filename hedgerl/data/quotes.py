@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,6 +202,3 @@ def _parity(item: Mapping[str, Any], discount: float | None = None) -> Any:
         "forward": float(forward + solution[0] / factor),
         "forward_error": float(covariance[0, 0] ** 0.5) / factor,
     }
-
-
-RateOf = Callable[[float], float]  # years -> rate per year, continuously compounded

@@ -101,6 +101,15 @@ def fit(quotes: Quotes, years: float, below: SVI | None = None, above: SVI | Non
     return SVI(tuple(best.tolist()))
 
 
+class _Neighbour(NamedTuple):
+    """The smile of an expiry before (sign 1) or after (-1), and its total variance at the points of a fit."""
+
+    smile: SVI
+    sign: float
+    on_grid: np.ndarray
+    on_check: np.ndarray
+
+
 class _Problem:
     """Residuals of a fit and their derivatives."""
 
@@ -121,12 +130,16 @@ class _Problem:
         between = 0.5 * (self.grid[1:] + self.grid[:-1])
         self.check = np.unique(np.concatenate([between, np.linspace(self.grid[0], self.grid[-1], 4001)]))
         self.wide = np.linspace(-5.0, 4.0, 91)  # where w must be positive at least: other expiries reach so far
-        self.low, self.high = below, above
+        self.neighbours = [
+            _Neighbour(smile, sign, np.maximum(smile(self.grid).value, 0.5 * self.least), smile(self.check).value)
+            for smile, sign in ((below, 1.0), (above, -1.0))
+            if smile is not None
+        ]
         self.size = 8 if k.size >= _ENOUGH else 5
         self.weight, self.margin = 30.0, _MARGIN
 
     def starts(self) -> list[np.ndarray]:
-        """The best single hyperbola of a search over (m, sigma), and pairs that begin with it."""
+        """The neighbours' smiles, and the best hyperbola of a search over (m, sigma), with a small bump up or down."""
         k, w = self.k, self.target**2 * self.years
         weight = 1.0 / (2.0 * self.target * self.years * self.half)
         best, least = np.zeros(5), np.inf
@@ -140,7 +153,7 @@ class _Problem:
                 error = float((((_curve(point, k)[0] - w) * weight) ** 2).sum())
                 if error < least:
                     best, least = point, error
-        near = [other for other in (self.low, self.high) if other is not None and len(other.parameters) == self.size]
+        near = [each.smile for each in self.neighbours if len(each.smile.parameters) == self.size]
         # a neighbour's smile, scaled to this one's level, has no arbitrage
         beside = [np.array(other.parameters) * _scaled(w[np.argmin(np.abs(k))], other, self.size) for other in near]
         if self.size == 5:
@@ -182,25 +195,21 @@ class _Problem:
         """Whether arbitrage is left, between the points at which it is penalised as well."""
         found = SVI(tuple(point.tolist()))
         w = found(self.check).value
-        wrong = (
+        return (
             bool((w < 0.5 * self.least).any())
             or bool((found(self.wide).value < 0.5 * self.least).any())
             or bool((found.density(self.check) < 0.0).any())
             or max(found.slopes) > 2.0
+            or any(bool((each.sign * (w - each.on_check) < 0.0).any()) for each in self.neighbours)
         )
-        for other, sign in ((self.low, 1.0), (self.high, -1.0)):
-            if other is not None:
-                wrong = wrong or bool((sign * (w - other(self.check).value) < 0.0).any())
-        return wrong
 
     def repaired(self, point: np.ndarray) -> np.ndarray:
         """The point with the smile moved as a whole by what is left of calendar arbitrage, some millionths."""
         w = _curve(point, self.check)[0]
-        for other, sign in ((self.low, 1.0), (self.high, -1.0)):
-            if other is not None:
-                missing = float((sign * (other(self.check).value - w)).max())
-                if 0.0 < missing < _REPAIR * self.deviation**2:
-                    point = np.append(point[0] + sign * 1.01 * missing, point[1:])
+        for each in self.neighbours:
+            missing = float((each.sign * (each.on_check - w)).max())
+            if 0.0 < missing < _REPAIR * self.deviation**2:
+                point = np.append(point[0] + each.sign * 1.01 * missing, point[1:])
         return point
 
     def errors(self, point: np.ndarray) -> np.ndarray:
@@ -229,12 +238,7 @@ class _Problem:
             (w - self.least) / unit,
             _density(self.grid, np.maximum(w, self.least), slope, curvature) - self.margin,
         ]
-        for other, sign in ((self.low, 1.0), (self.high, -1.0)):
-            if other is not None:
-                parts.append(
-                    sign * np.log(np.maximum(w, self.least) / np.maximum(other(self.grid).value, 0.5 * self.least))
-                    - less
-                )
+        parts += [each.sign * np.log(np.maximum(w, self.least) / each.on_grid) - less for each in self.neighbours]
         return np.concatenate([*parts, _STEEPEST - ends])
 
     def _room_derivatives(self, point: np.ndarray) -> np.ndarray:
@@ -251,9 +255,7 @@ class _Problem:
             by_w / unit,
             g_w[:, None] * by_w + g_slope[:, None] * by_slope + 0.5 * by_curvature,
         ]
-        for other, sign in ((self.low, 1.0), (self.high, -1.0)):
-            if other is not None:
-                parts.append(sign * by_w * ((w > self.least) / floored)[:, None])
+        parts += [each.sign * by_w * ((w > self.least) / floored)[:, None] for each in self.neighbours]
         return np.concatenate([*parts, -of_ends])
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from hedgerl.data.quotes import Expiry, RateOf, expiries
+from hedgerl.data.quotes import Expiry, expiries
 
 WEEKLIES_FROM = np.datetime64("2014-10-06")  # before that monthly options alone, the nearest a week ahead at least
 _MONTH = 30.0 / 365.0
 _FRIDAY = 4
+
+RateOf = Callable[[float], float]  # years -> rate per year, continuously compounded
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,6 @@ def _variance(of: Expiry, rate: float) -> float:
     k, price = (np.array(values) for values in zip(*sorted(chosen), strict=True))
     if k.size < 3:
         raise ValueError(f"expiry {of.date} must have three strikes with bids for a VIX, got {k.size}")
-    widths = np.gradient(np.arange(k.size, dtype=float)) * 0.0
-    widths[1:-1] = 0.5 * (k[2:] - k[:-2])
-    widths[0], widths[-1] = k[1] - k[0], k[-1] - k[-2]
+    widths = np.gradient(k)  # half the way from one neighbour to the other; at the ends to the only one
     strip = float((widths / k**2 * grown * price).sum())
-    return 2.0 / of.years * strip - (forward / k[k <= forward].max() - 1.0) ** 2 / of.years
+    return 2.0 / of.years * strip - (forward / float(strike[first]) - 1.0) ** 2 / of.years

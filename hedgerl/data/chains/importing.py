@@ -43,9 +43,8 @@ from hedgerl.data.chains.store import (
     read_manifest,
     sorted_by,
     sweep,
-    synced,
 )
-from hedgerl.files import write_text
+from hedgerl.files import synced, write_text
 
 ROWS = 50_000  # that are gathered before they are spilled
 _ROW_GROUP = 65_536

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 import re
 import shutil
 import urllib.parse
@@ -33,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from hedgerl.data.chains.schema import CHAINS, TABLES, UNDERLYINGS, to_pandas
 from hedgerl.data.chains.schema import compute as pc
-from hedgerl.files import write_bytes
+from hedgerl.files import synced, write_bytes
 
 MANIFEST, LOCK, REPORTS, SPILL = "manifest.json", ".lock", "reports", ".import-"
 _KIND, _VERSION = "hedgerl option store", 1
@@ -248,15 +247,6 @@ def checksum(file: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def synced(path: Path) -> None:
-    """A file's bytes, or a folder's names, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sorted_by(content: pa.Table, order: Sequence[str]) -> pa.Table:
