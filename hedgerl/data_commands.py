@@ -1,15 +1,21 @@
-"""`hedgerl data import` and `hedgerl data check`: option chains of vendors into a store of Parquet files."""
+"""`hedgerl data import`, `check` and `surface`: option chains of vendors into a store, and what they imply."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import datetime
+import json
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-from hedgerl.data.chains import FORMATS, Finding, Report, check, import_files
+import numpy as np
+
+from hedgerl.data.chains import FORMATS, Finding, Report, Store, check, import_files
 from hedgerl.pricing._checks import nearest
 
-COMMANDS = ("import", "check")
+COMMANDS = ("import", "check", "surface")
 _MISSING = 3  # days that are named; the rest is counted
 
 
@@ -26,6 +32,9 @@ def main(arguments: list[str]) -> None:
     if given.command == "check":
         _check(given.store)
         return
+    if given.command == "surface":
+        _surface(given)
+        return
     options = {"underlying": given.underlying, "date": given.date, "decimal": given.decimal}
     print(told(import_files(given.format, given.files, given.store, **options), given.store))
 
@@ -34,7 +43,7 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="hedgerl data", allow_abbrev=False, description="Option chains of vendors in a Parquet store."
     )
-    commands = parser.add_subparsers(dest="command", metavar="import | check", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="import | check | surface", required=True)
     add = commands.add_parser(
         "import",
         allow_abbrev=False,
@@ -56,7 +65,85 @@ def _parser() -> _Parser:
         description="Reads a whole store and says what it holds.",
     )
     look.add_argument("store", metavar="STORE")
+    draw = commands.add_parser(
+        "surface",
+        allow_abbrev=False,
+        help="fit and draw the volatility surface of a day",
+        description="Fits the smiles of a day's chain without arbitrage, and writes a table, a picture and numbers.",
+    )
+    draw.add_argument("store", metavar="STORE")
+    draw.add_argument("--date", required=True, metavar="YYYY-MM-DD", help="day of the quotes")
+    draw.add_argument("--underlying", metavar="SPX", help="where the store has more than one")
+    draw.add_argument("--at", default="16:15", metavar="HH:MM", help="time of the quotes")
+    draw.add_argument("--smiles", default="svi", metavar="KIND", help="svi: each expiry by itself; ssvi: all together")
+    draw.add_argument(
+        "--rate", type=float, metavar="R", help="a year; None: what parity shows, needed for American options"
+    )
+    draw.add_argument("--out", default=".", metavar="DIR", help="folder of the picture and the numbers")
     return parser
+
+
+def _surface(given: Any) -> None:
+    from hedgerl.data import chain_surface  # these bring Matplotlib and SciPy's optimisers
+    from hedgerl.data.quotes import expiries
+    from hedgerl.files import write_bytes, write_text
+    from hedgerl.report.surface_chart import surface_png
+
+    store = Store(given.store)
+    underlying = given.underlying or only_underlying(store)
+    chain = store.chain(underlying, _day(given.date))
+    quoted = expiries(chain, at=given.at, rate=given.rate)
+    surface = chain_surface.fit(quoted, underlying, given.date, smiles=given.smiles)
+    errors, arbitrage = surface.errors(), surface.arbitrage()
+    count = sum(each.quotes for each in errors)
+    inside = sum(each.inside * each.quotes for each in errors) / count
+    rows = [("root", "expiry", "days", "forward", "vol", "quotes", "inside", "rms", "raised")]
+    for each in errors:
+        rows.append(
+            (
+                *(each.root, each.date, f"{365 * each.years:.1f}", f"{each.forward:.2f}"),
+                *(f"{100 * each.at_the_money:.2f}", f"{each.quotes}", f"{100 * each.inside:.1f} %"),
+                *(f"{1e4 * each.root_mean_square:.0f}", f"{1e4 * each.raised:.0f}"),
+            )
+        )
+    print("\n".join(_table(rows, right=tuple(range(2, len(rows[0]))))))
+    print("vol: at the money, %; in 0.01 % of volatility: rms of surface less mid, and most raised by earlier expiries")
+    print(
+        f"\n{count} quotes of {len(errors)} expiries, {100 * inside:.1f} % between bid and ask; at {arbitrage.points} "
+        f"points {arbitrage.butterflies} butterflies and {arbitrage.calendars} calendar spreads"
+    )
+    name = f"{underlying.lower()}_{surface.date}_{given.smiles}"
+    content = {
+        "underlying": underlying,
+        "date": str(surface.date),
+        "at": given.at,
+        "smiles": given.smiles,
+        "inside": inside,
+        "arbitrage": arbitrage._asdict(),
+        "expiries": [
+            {**error._asdict(), "discount": each.discount, "smile": dataclasses.asdict(each.smile)}
+            for error, each in zip(errors, surface.slices, strict=True)
+        ],
+    }
+    folder = Path(given.out)
+    write_bytes(folder / f"{name}.png", surface_png(surface, f"{underlying} on {surface.date}"))
+    write_text(folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    print(f"surface: {folder / name}.png, .json")
+
+
+def _day(given: str) -> np.datetime64:
+    try:
+        return np.datetime64(datetime.date.fromisoformat(given))
+    except ValueError:
+        raise ValueError(f"--date must be a day as YYYY-MM-DD, got {given!r}") from None
+
+
+def only_underlying(store: Store) -> str:
+    """The one underlying that a store has options on. Raises ValueError where it has none or several."""
+    known = store.underlyings()
+    if len(known) != 1:
+        raise ValueError(f"--underlying must name one of those in {store.path}: {', '.join(known) or 'none'}")
+    return known[0]
 
 
 def _check(store: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hedgerl.pricing import implied_volatility
+from hedgerl.pricing import american_implied_volatility, american_price, black_scholes, implied_volatility
 
 YEAR = np.timedelta64(365 * 24 * 60, "m")
 MORNING_ROOTS = ("SPX", "NDX", "RUT", "VIX")  # settled at the open, 9:30, of their expiry; others at 16:00
@@ -18,6 +18,7 @@ _OPEN, _CLOSE = np.timedelta64(570, "m"), np.timedelta64(960, "m")
 _NEAR = 0.1  # |log(K / F)| of the strikes whose parity is used, or what one deviation of the price reaches, if more
 _ROUNDS = 8  # of reweighting: a stale pair must not move a forward price
 _PAIRS = 3  # strikes with both rights that a forward price needs
+_EXERCISE_ROUNDS = 3  # in which the forward price and the worth of early exercise are found from each other
 _SPREAD_OF_RATES = 0.003  # standard deviation of zero rates about their mean over expiries, before parity is asked
 
 
@@ -73,7 +74,13 @@ def expiries(
     weights 1 / (sum of both spreads)^2, those of outlying pairs taken down (Huber 1964). A short expiry tells hardly
     anything of its rate, so that rates are drawn towards their mean over expiries, each as far as its error is large.
 
-    Raises ValueError naming a column that is missing, or where there is more than one day.
+    American options (column style, A) are brought to European ones first: what early exercise is worth, by the tree of
+    `hedgerl.pricing.american_price` at the volatility that the mid implies and the dividend yield that the forward
+    price implies, is taken off bid and ask; quotes that are worth no more than exercising now are left out. Parity
+    cannot tell the rate then, which must be given. A yield stands for dividends in cash.
+
+    Raises ValueError naming a column that is missing, where there is more than one day, and for American options
+    without a rate.
     """
     needed = ("quote_date", "underlying_price", "root", "expiry", "strike", "right", "bid", "ask")
     for name in needed:
@@ -89,16 +96,21 @@ def expiries(
         for (root, date), part in groups
         if (found := _sides(part, str(root), np.datetime64(pd.Timestamp(date), "D"), now, morning)) is not None
     ]
+    american = "style" in chain.columns and (chain["style"] == "A").any()
+    if american:
+        if rate is None:
+            raise ValueError("rate must be given where options are American: their parity does not tell it")
+        raw = [european for item in raw if (european := _european(item, rate)) is not None]
     fits = [_parity(item) for item in raw]
     keep = [place for place, fit in enumerate(fits) if fit is not None]
     zero = np.array([-np.log(fits[place]["discount"]) / raw[place]["years"] for place in keep])
     error = np.array([fits[place]["discount_error"] / raw[place]["years"] for place in keep])
     weight = 1.0 / (error**2 + _SPREAD_OF_RATES**2)
-    centre = float((weight * zero).sum() / weight.sum()) if rate is None and len(keep) else rate
+    centre = float((weight * zero).sum() / max(weight.sum(), 1e-300)) if rate is None else rate
     result = []
     for place, own, uncertain in zip(keep, zero.tolist(), error.tolist(), strict=True):
         item = raw[place]
-        share = _SPREAD_OF_RATES**2 / (_SPREAD_OF_RATES**2 + uncertain**2)
+        share = 0.0 if american else _SPREAD_OF_RATES**2 / (_SPREAD_OF_RATES**2 + uncertain**2)
         discount = float(np.exp(-(share * own + (1.0 - share) * centre) * item["years"]))
         fit = _parity(item, discount)
         result.append(Expiry(**item, forward=fit["forward"], forward_error=fit["forward_error"], discount=discount))
@@ -159,6 +171,27 @@ def _sides(
         "strike": wide.index.to_numpy(float),
         **quotes,
     }
+
+
+def _european(item: Mapping[str, Any], rate: float) -> dict[str, Any] | None:
+    """The quotes without what early exercise is worth; None for too few pairs."""
+    strike, spot, years = item["strike"], item["spot"], item["years"]
+    mid = 0.5 * (item["bid"] + item["ask"])
+    is_call = np.array([True, False])[:, None]
+    result: dict[str, Any] = dict(item)
+    for _ in range(_EXERCISE_ROUNDS):
+        fit = _parity(result, float(np.exp(-rate * years)))
+        if fit is None:
+            return None
+        terms = {"rate": rate, "dividend": rate - float(np.log(fit["forward"] / spot)) / years}
+        volatility = american_implied_volatility(mid, spot, strike, years, **terms, is_call=is_call)
+        known = np.isfinite(volatility)
+        used = np.where(known, volatility, 1.0)
+        plain = black_scholes(spot, strike, years, used, **terms, is_call=is_call).price
+        worth = american_price(spot, strike, years, used, **terms, is_call=is_call) - np.asarray(plain)
+        for name in ("bid", "ask"):
+            result[name] = np.where(known, np.maximum(item[name] - np.maximum(worth, 0.0), 0.0), np.nan)
+    return result
 
 
 def _parity(item: Mapping[str, Any], discount: float | None = None) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
+from scipy.optimize import least_squares
 
+from hedgerl.data.svi import Curve, Quotes
 from hedgerl.pricing._checks import in_interval, non_negative
 
 _RANGE = (1e-7, 4.0)  # total at-the-money variances for which log contracts are tabulated
@@ -58,10 +61,7 @@ class SSVI:
         in_interval("rho", self.rho, -1.0, 1.0)
         non_negative("eta", self.eta)
         in_interval("gamma", self.gamma, 0.0, 0.5, closed=True)
-        # the maximum over theta of theta phi^2 / eta^2 = theta^(1 - 2 gamma) (1 + theta)^(2 gamma - 2); 0^0 is 1
-        rest = 1.0 - 2.0 * self.gamma
-        steepest = rest**rest * (1.0 + rest) ** (-1.0 - rest)
-        most = min(4.0 / (1.0 + abs(self.rho)), (4.0 / (1.0 + abs(self.rho)) / steepest) ** 0.5)
+        most = strongest(self.rho, self.gamma)
         if self.eta > most:
             raise ValueError(
                 f"eta must be at most {most:.6g} for rho = {self.rho:g} and gamma = {self.gamma:g} to leave no "
@@ -123,3 +123,65 @@ class SSVI:
         theta = np.geomspace(*_RANGE, _NODES)
         contract = self.log_contract(theta)
         return CubicSpline(np.log(contract), np.log(theta / contract))
+
+
+def strongest(rho: float, gamma: float) -> float:
+    """The largest eta that leaves no butterfly arbitrage at any theta."""
+    # the maximum over theta of theta phi^2 / eta^2 = theta^(1 - 2 gamma) (1 + theta)^(2 gamma - 2); 0^0 is 1
+    rest = 1.0 - 2.0 * gamma
+    steepest = rest**rest * (1.0 + rest) ** (-1.0 - rest)
+    return float(min(4.0 / (1.0 + abs(rho)), (4.0 / (1.0 + abs(rho)) / steepest) ** 0.5))
+
+
+@dataclass(frozen=True)
+class SSVISmile:
+    """The smile of one expiry, of total variance theta at the money."""
+
+    shape: SSVI
+    theta: float
+
+    def __call__(self, k: np.ndarray) -> Curve:
+        """w, w' and w'' at k."""
+        w, slope, curvature, _ = self.shape.total_variance(np.asarray(k, np.float64), np.array(self.theta))
+        return Curve(w, slope, curvature)
+
+
+def fit(quotes: Sequence[Quotes], years: Sequence[float]) -> list[SSVISmile]:
+    """The surface nearest to the quotes of all expiries, in the order of their years, by robust least squares.
+
+    Residuals are distances of volatilities from the middles of bid and ask in units of half the spread. theta does not
+    fall from one expiry to the next and eta is at most `strongest`, so that there is no arbitrage. Raises ValueError
+    for no expiry.
+    """
+    if not quotes:
+        raise ValueError("quotes must be of one expiry at least, got none")
+    bids = [np.where(np.isfinite(each.bid), each.bid, 0.0) for each in quotes]
+    k = np.concatenate([each.k for each in quotes])
+    middle = np.concatenate([0.5 * (bid + each.ask) for bid, each in zip(bids, quotes, strict=True)])
+    half = np.concatenate([np.maximum(0.5 * (each.ask - bid), 1e-4) for bid, each in zip(bids, quotes, strict=True)])
+    which = np.repeat(np.arange(len(quotes)), [each.k.size for each in quotes])
+    time = np.asarray(years, np.float64)[which]
+    near = [m[np.abs(each.k).argmin()] for m, each in zip(np.split(middle, _ends(quotes)), quotes, strict=True)]
+    level = np.maximum.accumulate(np.square(near) * np.asarray(years, np.float64))
+    steps = np.maximum(np.diff(level, prepend=0.0), 1e-8)
+
+    def surface(point: np.ndarray) -> tuple[SSVI, np.ndarray]:
+        rho, gamma, share = point[:3].tolist()
+        return SSVI(rho, share * strongest(rho, gamma), gamma), np.cumsum(point[3:] * steps)
+
+    def residuals(point: np.ndarray) -> np.ndarray:
+        shape, theta = surface(point)
+        away: np.ndarray = (np.sqrt(shape.total_variance(k, theta[which]).value / time) - middle) / half
+        return away
+
+    start = np.concatenate([[-0.6, 0.4, 0.7], np.ones(steps.size)])
+    low = np.concatenate([[-0.999, 0.0, 0.0], np.full(steps.size, 1e-6)])
+    high = np.concatenate([[0.999, 0.5, 1.0 - 1e-12], np.full(steps.size, np.inf)])
+    found = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=0.7, x_scale="jac")
+    shape, theta = surface(found.x)
+    return [SSVISmile(shape, level) for level in theta.tolist()]
+
+
+def _ends(quotes: Sequence[Quotes]) -> np.ndarray:
+    """Where the quotes of the next expiry begin, if all are joined."""
+    return np.cumsum([each.k.size for each in quotes])[:-1]

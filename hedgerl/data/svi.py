@@ -11,10 +11,9 @@ from scipy.optimize import least_squares
 _STEEPEST = 1.98  # slope of w in either wing: above 2 the price of a call would not fall to 0 (Lee 2004)
 _LEAST = 0.01  # total variance, in units of that at the money
 _POINTS = 121  # at which arbitrage is looked for in a fit, and the quotes' own
-REACH = 10.0  # deviations of the price that they reach, at least as far as the quotes: beyond, options cost nothing
-_MARGIN = 2e-3  # of g at those points, that nothing may be missed between them; of w a hundredth of it, in deviations
+REACH = 10.0  # deviations of the price that they reach, at least as far as the quotes
+_MARGIN = 2e-3  # of g at those points, that nothing may be missed between them
 _ROUNDS = 8  # of a fit, each with three times the penalty, and the margin, on what is left of arbitrage
-_REPAIR = 0.01  # of the variance at the money, by which a smile may be moved at the end
 _SHORT, _LONG = 20, 150  # steps of the search, from each starting point and from the best
 _GOOD = 0.9  # share of quotes within their spreads with which a fit is content, else other starting points are tried
 _ENOUGH = 12  # quotes from which a bump is fitted
@@ -71,23 +70,20 @@ class Quotes(NamedTuple):
     ask: np.ndarray
 
 
-def fit(quotes: Quotes, years: float, below: SVI | None = None, above: SVI | None = None) -> SVI:
-    """The smile nearest to the middles of bid and ask, each in units of half its spread, that has no arbitrage.
+def fit(quotes: Quotes, years: float) -> SVI:
+    """The smile nearest to the middles of bid and ask, each in units of half its spread, that has no butterflies.
 
-    Robust least squares (soft L1) in volatility, with penalties where g falls below 0, a wing is steeper than 2, or w
-    below that of an earlier expiry or above that of a later one, at any k within 10 deviations of the price or within
-    the quotes; penalties grow, eight times at most, while anything is left there (`SVI.density` and the neighbours tell
-    whether it is). From 12 quotes on there is a bump.
-
-    below, above: smiles of the expiries before and after; where one leaves little room, the search may end far from the
-    quotes. Raises ValueError for fewer than 5 quotes.
+    Robust least squares (soft L1) in volatility, with penalties where g falls below 0 or a wing is steeper than 2, at
+    any k within 10 deviations of the price or within the quotes; penalties grow, eight times at most, while anything
+    is left there (`SVI.density` tells whether it is). From 12 quotes on there is a bump. What other expiries say is
+    for `hedgerl.data.chain_surface`. Raises ValueError for fewer than 5 quotes.
     """
     if quotes.k.size < 5:
         raise ValueError(f"quotes must be 5 at least for a smile, got {quotes.k.size}")
     bid = np.where(np.isfinite(quotes.bid), quotes.bid, 0.0)
     target, half = 0.5 * (bid + quotes.ask), np.maximum(0.5 * (quotes.ask - bid), 1e-4)
-    problem = _Problem(quotes.k, target, half, years, below, above)
-    tried = sorted((problem.solve(start, _SHORT) for start in problem.starts()), key=lambda found: found.cost)
+    problem = _Problem(quotes.k, target, half, years)
+    tried = sorted((problem.solve(point, _SHORT) for point in problem.starts()), key=lambda found: found.cost)
     best, least = None, np.inf
     for found in tried:
         point = problem.finished(found.x)
@@ -101,27 +97,10 @@ def fit(quotes: Quotes, years: float, below: SVI | None = None, above: SVI | Non
     return SVI(tuple(best.tolist()))
 
 
-class _Neighbour(NamedTuple):
-    """The smile of an expiry before (sign 1) or after (-1), and its total variance at the points of a fit."""
-
-    smile: SVI
-    sign: float
-    on_grid: np.ndarray
-    on_check: np.ndarray
-
-
 class _Problem:
     """Residuals of a fit and their derivatives."""
 
-    def __init__(
-        self,
-        k: np.ndarray,
-        target: np.ndarray,
-        half: np.ndarray,
-        years: float,
-        below: SVI | None,
-        above: SVI | None,
-    ) -> None:
+    def __init__(self, k: np.ndarray, target: np.ndarray, half: np.ndarray, years: float) -> None:
         self.k, self.target, self.half, self.years = k, target, half, years
         self.deviation = float(target[np.argmin(np.abs(k))]) * years**0.5
         self.least = _LEAST * self.deviation**2
@@ -129,17 +108,11 @@ class _Problem:
         self.grid = np.unique(np.concatenate([1.1 * REACH * self.deviation * near, 1.05 * k]))
         between = 0.5 * (self.grid[1:] + self.grid[:-1])
         self.check = np.unique(np.concatenate([between, np.linspace(self.grid[0], self.grid[-1], 4001)]))
-        self.wide = np.linspace(-5.0, 4.0, 91)  # where w must be positive at least: other expiries reach so far
-        self.neighbours = [
-            _Neighbour(smile, sign, np.maximum(smile(self.grid).value, 0.5 * self.least), smile(self.check).value)
-            for smile, sign in ((below, 1.0), (above, -1.0))
-            if smile is not None
-        ]
         self.size = 8 if k.size >= _ENOUGH else 5
         self.weight, self.margin = 30.0, _MARGIN
 
     def starts(self) -> list[np.ndarray]:
-        """The neighbours' smiles, and the best hyperbola of a search over (m, sigma), with a small bump up or down."""
+        """The best hyperbola of a search over (m, sigma), with a small bump up or down."""
         k, w = self.k, self.target**2 * self.years
         weight = 1.0 / (2.0 * self.target * self.years * self.half)
         best, least = np.zeros(5), np.inf
@@ -153,13 +126,10 @@ class _Problem:
                 error = float((((_curve(point, k)[0] - w) * weight) ** 2).sum())
                 if error < least:
                     best, least = point, error
-        near = [each.smile for each in self.neighbours if len(each.smile.parameters) == self.size]
-        # a neighbour's smile, scaled to this one's level, has no arbitrage
-        beside = [np.array(other.parameters) * _scaled(w[np.argmin(np.abs(k))], other, self.size) for other in near]
         if self.size == 5:
-            return [best, *beside]
+            return [best]
         unit = self.deviation
-        return beside + [np.append(best, [c * 0.1 * unit**2, -0.5 * unit, unit]) for c in (1.0, -1.0)]
+        return [np.append(best, [c * 0.1 * unit**2, -0.5 * unit, unit]) for c in (1.0, -1.0)]
 
     def finished(self, point: np.ndarray) -> np.ndarray:
         """The fit from a point near it, without arbitrage if penalties can do it."""
@@ -172,7 +142,7 @@ class _Problem:
             self.margin *= 2.0
             point = self.solve(point, _LONG).x
         self.weight, self.margin = weight, margin
-        return self.repaired(point)
+        return point
 
     def solve(self, start: np.ndarray, steps: int) -> Any:
         """The least squares from a starting point."""
@@ -194,23 +164,11 @@ class _Problem:
     def violated(self, point: np.ndarray) -> bool:
         """Whether arbitrage is left, between the points at which it is penalised as well."""
         found = SVI(tuple(point.tolist()))
-        w = found(self.check).value
         return (
-            bool((w < 0.5 * self.least).any())
-            or bool((found(self.wide).value < 0.5 * self.least).any())
+            bool((found(self.check).value < 0.5 * self.least).any())
             or bool((found.density(self.check) < 0.0).any())
             or max(found.slopes) > 2.0
-            or any(bool((each.sign * (w - each.on_check) < 0.0).any()) for each in self.neighbours)
         )
-
-    def repaired(self, point: np.ndarray) -> np.ndarray:
-        """The point with the smile moved as a whole by what is left of calendar arbitrage, some millionths."""
-        w = _curve(point, self.check)[0]
-        for each in self.neighbours:
-            missing = float((each.sign * (each.on_check - w)).max())
-            if 0.0 < missing < _REPAIR * self.deviation**2:
-                point = np.append(point[0] + each.sign * 1.01 * missing, point[1:])
-        return point
 
     def errors(self, point: np.ndarray) -> np.ndarray:
         """Of volatilities, in units of half the spread."""
@@ -231,14 +189,12 @@ class _Problem:
     def _room(self, point: np.ndarray) -> np.ndarray:
         """What each constraint has left, in numbers of order one."""
         w, slope, curvature = _curve(point, self.grid)
-        unit, less = self.deviation**2, 0.01 * self.margin
+        unit = self.deviation**2
         ends = np.array(_slopes(point))
         parts = [
-            (_curve(point, self.wide)[0] - self.least) / unit,
             (w - self.least) / unit,
             _density(self.grid, np.maximum(w, self.least), slope, curvature) - self.margin,
         ]
-        parts += [each.sign * np.log(np.maximum(w, self.least) / each.on_grid) - less for each in self.neighbours]
         return np.concatenate([*parts, _STEEPEST - ends])
 
     def _room_derivatives(self, point: np.ndarray) -> np.ndarray:
@@ -251,18 +207,10 @@ class _Problem:
         g_slope = -a * k / floored - 0.5 * slope * (1.0 / floored + 0.25)
         of_ends = _slope_derivatives(point)
         parts = [
-            _derivatives(point, self.wide)[0] / unit,
             by_w / unit,
             g_w[:, None] * by_w + g_slope[:, None] * by_slope + 0.5 * by_curvature,
         ]
-        parts += [each.sign * by_w * ((w > self.least) / floored)[:, None] for each in self.neighbours]
         return np.concatenate([*parts, -of_ends])
-
-
-def _scaled(level: float, other: SVI, size: int) -> np.ndarray:
-    """What parameters are multiplied by for a smile of this total variance at the money."""
-    ratio = level / float(other(np.zeros(1)).value[0])
-    return np.array([ratio, ratio, 1.0, 1.0, 1.0, ratio, 1.0, 1.0])[:size]
 
 
 def _slopes(point: np.ndarray) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hedgerl.pricing.american import american_implied_volatility, american_price
 from hedgerl.pricing.base import Greeks, Option
 from hedgerl.pricing.black_scholes import black_scholes
 from hedgerl.pricing.heston import HestonGreeks, heston
@@ -13,6 +14,8 @@ __all__ = [
     "HestonGreeks",
     "Option",
     "SabrGreeks",
+    "american_implied_volatility",
+    "american_price",
     "black_scholes",
     "heston",
     "implied_volatility",

@@ -12,7 +12,7 @@ import pytest
 from hedgerl.data import chains as chains_of_vendors
 from hedgerl.data.quotes import expiries, out_of_the_money, settlement
 from hedgerl.data.vix import vix
-from hedgerl.pricing import black_scholes
+from hedgerl.pricing import american_price, black_scholes
 
 DAY = pd.Timestamp("2019-05-24")  # a Friday
 REAL = os.environ.get("HEDGERL_DATA")
@@ -94,6 +94,44 @@ def test_expired_options_and_lonely_strikes_are_left_out():
     assert [each.date for each in early] == [np.datetime64("2019-05-31"), np.datetime64("2019-06-21")]
     assert early[0].years == pytest.approx(7 / 24 / 365)
     assert expiries(quotes[quotes["right"] == "C"]) == []
+
+
+def american_chain(rate, dividend, volatility=0.2, years_of=(30, 180), spot=400.0):
+    """Quotes of American options by the tree."""
+    rows = []
+    for days in years_of:
+        strike = np.arange(300.0, 500.0, 5.0)
+        years = float(days / 365 - 15 / 525_600)  # from 16:15 to 16:00
+        for right in "CP":
+            price = american_price(
+                spot, strike, years, volatility, rate=rate, dividend=dividend, is_call=right == "C", steps=401
+            )
+            half = np.maximum(0.01 * price, 0.01)
+            frame = pd.DataFrame({"strike": strike, "bid": np.maximum(price - half, 0.0), "ask": price + half})
+            rows.append(frame.assign(right=right, root="SPY", expiry=DAY + pd.Timedelta(days=days), style="A"))
+    return pd.concat(rows).assign(quote_date=DAY, underlying_price=spot, underlying="SPY")
+
+
+@pytest.mark.parametrize(("rate", "dividend"), [(0.05, 0.015), (0.01, 0.04), (0.0, 0.0)])
+def test_american_options_become_european(rate, dividend):
+    """Identity: of American quotes by a tree, the forward price and the volatility that they were made with are found,
+    with the rate given. As they are, in the money they would imply others.
+    """
+    found = expiries(american_chain(rate, dividend), rate=rate)
+    assert len(found) == 2
+    for each in found:
+        assert each.forward == pytest.approx(400.0 * np.exp((rate - dividend) * each.years), rel=2e-4)
+        assert each.discount == pytest.approx(np.exp(-rate * each.years), rel=1e-12)
+        near = np.abs(each.log_moneyness) < 0.15
+        for place, is_call in enumerate((True, False)):
+            implied = each.implied(each.mid[place], np.full(each.strike.size, is_call))
+            np.testing.assert_allclose(implied[near & np.isfinite(each.mid[place])], 0.2, rtol=0, atol=0.003)
+
+
+def test_american_options_need_a_rate():
+    """Behaviour: parity does not tell the rate of American options, so that it must be given."""
+    with pytest.raises(ValueError, match="rate must be given where options are American"):
+        expiries(american_chain(0.02, 0.01))
 
 
 @pytest.mark.parametrize(

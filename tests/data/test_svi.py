@@ -56,7 +56,7 @@ def test_derivatives_of_the_fit():
 
     Catches a constraint whose derivative points elsewhere, with which fits end anywhere.
     """
-    problem = svi._Problem(K, np.full(K.size, 0.2), np.full(K.size, 0.002), YEARS, ONE, BUMP)
+    problem = svi._Problem(K, np.full(K.size, 0.2), np.full(K.size, 0.002), YEARS)
     rng = np.random.default_rng(3)
     for _ in range(5):
         point = np.array(BUMP.parameters) * (1.0 + 0.3 * rng.normal(size=8))
@@ -84,19 +84,6 @@ def test_quotes_with_arbitrage_give_a_smile_without(seed):
     found = svi.fit(quotes(BUMP, noise=0.01, seed=seed), YEARS)
     assert_no_butterfly(found)
     assert np.abs(np.sqrt(found(K).value / YEARS) - np.sqrt(BUMP(K).value / YEARS)).mean() < 0.01
-
-
-@pytest.mark.parametrize("side", ["below", "above"])
-def test_calendar_spreads(side):
-    """Behaviour: quotes that lie on the wrong side of a neighbouring expiry give a smile that touches it."""
-    sign = 1.0 if side == "below" else -1.0
-    crossing = quotes(SVI((ONE.parameters[0] - 0.0015 * sign, *ONE.parameters[1:])))
-    found = svi.fit(crossing, YEARS, **{side: ONE})
-    where = wide(found)
-    assert (sign * (found(where).value - ONE(where).value) >= 0).all()
-    assert_no_butterfly(found)
-    middle = ONE(K).value - 0.0015 * sign
-    assert np.abs(found(K).value - ONE(K).value).mean() < 0.5 * np.abs(middle - ONE(K).value).mean()
 
 
 def test_few_quotes():
