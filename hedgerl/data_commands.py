@@ -52,7 +52,7 @@ def _parser() -> _Parser:
         epilog="\n".join(["formats:", *(f"  {name:<21} {each.what}" for name, each in FORMATS.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add.add_argument("files", nargs="+", metavar="FILE", help="plain, gz or zip; those with parts of a day together")
+    add.add_argument("files", nargs="+", metavar="FILE", help="text, plain, gz or zip, or Parquet; those with parts of a day together")
     add.add_argument("--format", required=True, metavar="NAME", help="one of those below")
     add.add_argument("--store", required=True, metavar="DIR", help="folder of the store, made where there is none")
     add.add_argument("--underlying", metavar="SPX", help="what the options are on, where the files do not say")

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 
 from hedgerl.data.chains.formats import DATES, EUROPEAN, INDEX_OF, SYNONYMS, US, Format, Names, day, normal
 from hedgerl.data.chains.rules import FILE, LINE, Tally
@@ -114,7 +115,10 @@ def _streams(path: Path, kind: Format) -> Iterator[tuple[str, Mapping[str, Any],
     """(label, what the name says, text) of the file, or of each file in a zip that is wanted."""
     with open(path, "rb") as raw:
         start = raw.read(4)
-    if start[:2] == b"\x1f\x8b":
+    if start == b"PAR1":
+        with io.BufferedReader(_Written(path)) as content:
+            yield str(path), _of_name(kind, path.name), _text(content, path)
+    elif start[:2] == b"\x1f\x8b":
         with gzip.open(path, "rb") as content:
             yield str(path), _of_name(kind, path.name), _text(content, path)
     elif start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
@@ -130,6 +134,55 @@ def _streams(path: Path, kind: Format) -> Iterator[tuple[str, Mapping[str, Any],
     else:
         with open(path, "rb") as content:
             yield str(path), _of_name(kind, path.name), _text(content, path)
+
+
+class _Written(io.RawIOBase):
+    """A Parquet file as the text of a CSV file, times as days; a row is a line, the first after the header line 2."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._parts = self._text_of_batches()
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = next(self._parts, b"")
+        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def _text_of_batches(self) -> Iterator[bytes]:
+        try:
+            with pq.ParquetFile(self._path) as content:
+                some = False
+                for batch in content.iter_batches(LINES):
+                    yield self._text_of(batch, header=not some)
+                    some = True
+                if not some:
+                    yield ",".join(content.schema_arrow.names).encode() + b"\n"
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{self._path} cannot be read: {' '.join(str(error).split())}") from error
+
+    @staticmethod
+    def _text_of(batch: pa.RecordBatch, header: bool) -> bytes:
+        columns = {
+            name: column.cast(pa.date32(), safe=False) if pa.types.is_timestamp(column.type) else column
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        }
+        for style in ("none", "needed"):  # without quotes lines are split four times as fast
+            out = pa.BufferOutputStream()
+            try:
+                pacsv.write_csv(pa.table(columns), out, pacsv.WriteOptions(include_header=header, quoting_style=style))
+            except pa.ArrowInvalid:
+                if style == "needed":
+                    raise
+                continue
+            break
+        return bytes(out.getvalue().to_pybytes())
 
 
 def _of_name(kind: Format, name: str) -> Mapping[str, Any]:

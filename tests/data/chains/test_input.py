@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import random
 import zipfile
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -251,3 +254,39 @@ def test_help_lists_the_formats(capsys):
     assert status == 0
     assert "historicaloptiondata" in out
     assert "cboe-vix" in out
+
+
+@pytest.mark.parametrize("quoted", [False, True], ids=["plain", "with quotes"])
+def test_parquet(vendors, tmp_path, store, quoted):
+    """Twin: a Parquet file, with dates as times and names in categories, is read as its CSV twin is, text that needs
+    quotes included; a row that cannot be kept is told with the line that it would have."""
+    chain = vendors.quotes()
+    twin = vendors.written(tmp_path / "twin.csv", vendors.generic([*chain, replace(chain[0], bid=9.0, ask=8.0)]))
+    frame = pd.read_csv(twin, parse_dates=["quote_date", "expiry"]).astype({"root": "category", "right": "category"})
+    if quoted:
+        frame["comment"] = 'a, "b"'
+    frame.to_parquet(tmp_path / "chain.parquet", row_group_size=17)
+    report = import_files("generic", [tmp_path / "chain.parquet"], store)
+    import_files("generic", [twin], tmp_path / "other")
+    assert (report.read, report.kept) == (len(chain) + 1, len(chain))
+    assert report.rules["dropped"]["crossed"]["examples"][0]["line"] == len(chain) + 2
+    for day in vendors.DAYS:
+        mine, others = (
+            Store(folder).chain("SPX", day).drop(columns="source") for folder in (store, tmp_path / "other")
+        )
+        pd.testing.assert_frame_equal(mine, others)
+
+
+def test_parquet_that_cannot_be_read(vendors, tmp_path, store):
+    """Behaviour: cut short, empty, or with columns that are no table: refused with the file's name."""
+    frame = pd.read_csv(io.StringIO(vendors.generic(vendors.quotes())))
+    whole = tmp_path / "whole.parquet"
+    frame.to_parquet(whole)
+    short = tmp_path / "short.parquet"
+    short.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    refused("short.parquet cannot be read", "generic", [short], store)
+    frame.iloc[:0].to_parquet(tmp_path / "empty.parquet")
+    refused("empty.parquet is empty: below its header", "generic", [tmp_path / "empty.parquet"], store)
+    nested = frame.assign(more=[[1, 2]] * len(frame))
+    nested.to_parquet(tmp_path / "nested.parquet")
+    refused("nested.parquet cannot be read", "generic", [tmp_path / "nested.parquet"], store)
