@@ -164,6 +164,9 @@ class Agent:
             previous_spot, pnl, initial_spot
                         a step ago; gained since the start, in currency; at the start. Needed after the first step by
                         policies that see them (the initial_spot of a short option follows from its strike)
+            closes, opens, highs, lows
+                        of the last trading days, oldest first, the last close now, for policies that see estimates of
+                        past prices (`hedgerl.envs.features`)
             cost        half-spread of a share of the underlying, currency; left out: the task's costs
         positions, a mapping of
             shares      held of the underlying; of an overlay, those that are protected
@@ -176,8 +179,8 @@ class Agent:
         - where the policy's output is not finite, or out of its range: the space of its action; for holdings, and for
           what its trades lead to, 3 times the size or the limit of the task;
         - where the book is of another kind: a put for a call, an option held, more time left than in training;
-        - where a feature is at its clip of 10, or off the range seen in training (`Card.observed`) by more than a tenth
-          of that range, at least 0.05.
+        - where a feature cannot be told, is at its clip of 10, or off the range seen in training (`Card.observed`) by
+          more than a tenth of that range, at least 0.05.
 
         Raises ValueError naming a field that is missing, not known or not possible.
         """
@@ -185,7 +188,7 @@ class Agent:
         columns = self.card.observation.columns(self.task)
         seen = view(self.task, market_state, positions, frozenset(name for name, _ in columns), self.card.marks)
         shown = seen.observation(self.card.observation)
-        reasons = [*seen.reasons, *self._strange(shown)]
+        reasons = [*seen.reasons, *self._strange(shown, seen.unknown)]
         delta_target = seen.delta_target()
         target = delta_target
         after: State = () if state is None else tuple(state)
@@ -204,13 +207,15 @@ class Agent:
             reasons = ["the policy's own" + (", shown Greeks by Black-Scholes" if flat else "")]
         return _recommendation(seen, target, delta_target, lots, source, reasons, after, columns, shown)
 
-    def _strange(self, shown: np.ndarray) -> list[str]:
-        """Which features are off what the policy knows."""
+    def _strange(self, shown: np.ndarray, unknown: frozenset[str]) -> list[str]:
+        """Which features are off what the policy knows, but for those that are known to be missing."""
         values = shown[0].astype(np.float64)
         space: Any = self.card.observation.space(self.task)
-        labels = [f"{name}[{place}]" if place else name for name, place in self.card.observation.columns(self.task)]
+        columns = self.card.observation.columns(self.task)
+        labels = [f"{name}[{place}]" if place else name for name, place in columns]
         if not np.isfinite(values).all():
-            return [f"{labels[i]} is not finite" for i in np.flatnonzero(~np.isfinite(values))]
+            bad = [i for i in np.flatnonzero(~np.isfinite(values)) if columns[i][0] not in unknown]
+            return [f"{labels[i]} is not finite" for i in bad]
         clipped = (space.high > 1.0) & (abs(values) >= space.high - 1e-6)
         reasons = [f"{labels[i]} is at its clip of {values[i]:g}" for i in np.flatnonzero(clipped)]
         if self.card.observed is not None:

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from hedgerl.agents.marks import GreekMarks
-from hedgerl.agents.settings import NotSaved
 from hedgerl.baselines import Delta
+from hedgerl.data import DailySeries
+from hedgerl.data.volatility import TRADING_DAYS
+from hedgerl.envs.features import ESTIMATES
 from hedgerl.envs.observation import Flat, Raw
 from hedgerl.envs.scenario import Contracts, Listing, Scenario
 from hedgerl.envs.task import OptionBook, ShortOption, Task
@@ -24,13 +26,16 @@ from hedgerl.envs.transition import Execution, Rollout
 from hedgerl.execution import HalfSpread
 from hedgerl.pricing import black_scholes, implied_volatility
 from hedgerl.pricing._checks import finite, nearest, non_negative, positive
+from hedgerl.sim.history import Past
 
 SOLD = "short option"  # what `ShortOption` calls the option that is owed
 _TERMS = (
     *("strike", "years_left", "implied_volatility", "option_price", "is_call", "delta", "gamma", "vega", "theta"),
 )
+_DAYS = {"close": "closes", "open": "opens", "high": "highs", "low": "lows"}  # field of a series -> what a desk gives
 _MARKET = (
     *("spot", "volatility", "rate", "dividend", "time_left", "previous_spot", "initial_spot", "pnl", "cost", "options"),
+    *_DAYS.values(),
 )
 _GREEKS = ("price", "delta", "gamma", "vega", "theta")
 
@@ -43,11 +48,18 @@ class View:
     rollout: Rollout  # at its step, before the trade
     scale: float  # the task's size over the desk's
     reasons: tuple[str, ...]  # why the policy knows nothing of this book; none where it does
+    unknown: frozenset[str] = frozenset()  # features that cannot be told
 
     def observation(self, names: Flat) -> np.ndarray:
-        """The features (1, d), as an environment shows them."""
-        seen: np.ndarray = names.prepare(self.rollout.scenario, self.task).at(self.rollout)
-        return seen
+        """The features (1, d), as an environment shows them; NaN where they cannot be told."""
+        if not self.unknown.intersection(names.names):
+            seen: np.ndarray = names.prepare(self.rollout.scenario, self.task).at(self.rollout)
+            return seen
+        parts = [
+            np.full((1, 1), np.nan, np.float32) if name in self.unknown else self.observation(Flat((name,)))
+            for name in names.names
+        ]
+        return np.concatenate(parts, axis=1)
 
     def delta_target(self) -> np.ndarray:
         """Holdings (1, k) in shares of the delta hedge, within the task's limits."""
@@ -70,6 +82,10 @@ def view(
     marks: GreekMarks | None = None,
 ) -> View:
     """The view of a desk's numbers; `needed` are the features that will be asked for. See `Agent.hedge`.
+
+    Features of prices (`hedgerl.envs.features`) need `closes` in market_state, and those of ranges `opens`, `highs` and
+    `lows`: of the last trading days, oldest first, the last as of now. Where there are too few of them, or the task's
+    steps are no trading days, such a feature is unknown, and the view's reasons say so.
 
     Raises ValueError naming the field that is missing, not known or not possible.
     """
@@ -140,6 +156,8 @@ def view(
         times[step] = min(max(maturity - left, times[step - 1] + 1e-9), maturity - 1e-9)
 
     # the past
+    past, unknown = _past(market_state, spot, needed, step_years, n_steps)
+    reasons += unknown.values()
     first = None if step else spot
     if isinstance(task, ShortOption):
         first = owed[0][0].strike / task.moneyness
@@ -172,20 +190,59 @@ def view(
         kept=_contracts([], [], n_steps),
         kept_from=(),
         shares=shares * scale,
+        past=past,
     )
     scenario.__dict__["liability_volatility"] = _rows([t.volatility for t, _ in owed], n_steps)
     scenario.__dict__["hedge_volatility"] = _rows([t.volatility for t in hedges], n_steps)
     execution = task.execution
     if "cost" in market_state:
         execution = _with_cost(execution, non_negative("cost", market_state["cost"]))
-    known = replace(task, market=NotSaved("a desk's own"), maturity=task.maturity, execution=execution)
+    known = replace(task, execution=execution)
     rollout = Rollout(scenario, execution)
     rollout.step = step
     held = [held_shares] if trades_underlying else []
     held += [(quantities[name] or 0.0) * listings[name].multiplier for name in option_names]
     rollout.holdings = np.array([held]) * scale
     rollout.wealth = scenario.shares * scenario.spot[0] + execution.initial_cash + pnl * scale
-    return View(known, rollout, scale, tuple(reasons))
+    return View(known, rollout, scale, tuple(reasons), frozenset(unknown))
+
+
+def _past(
+    market_state: Mapping[str, Any], spot: float, needed: frozenset[str], step_years: float, n_steps: int
+) -> tuple[Past | None, dict[str, str]]:
+    """The days that a desk gives, of which every step is the last, and why a feature cannot be told, by its name."""
+    wanted = sorted(needed & ESTIMATES.keys())
+    if not wanted:
+        return None, {}
+    days = {field: _prices(key, market_state[key]) for field, key in _DAYS.items() if key in market_state}
+    for field, values in days.items():
+        if values.size != days.get("close", values).size:
+            raise ValueError(f"{_DAYS[field]} must have a price for each of the closes, got {values.size}")
+    if "close" in days and abs(days["close"][-1] / spot - 1.0) > 1e-9:
+        raise ValueError(f"closes must end with the spot now, {spot:g}, got {days['close'][-1]:g}")
+    unknown: dict[str, str] = {}
+    for name in wanted:
+        count = ESTIMATES[name].known_from + 1
+        lacking = [key for field, key in _DAYS.items() if field in ("close", *ESTIMATES[name].needs)]
+        lacking = [key for key in lacking if key not in market_state or len(market_state[key]) < count]
+        if lacking:
+            unknown[name] = f"the policy sees {name}, which needs the {', '.join(lacking)} of the last {count} days"
+        elif abs(step_years * TRADING_DAYS - 1.0) > 1e-6:
+            unknown[name] = f"the policy sees {name} of steps of {step_years:.4g} years, which are no trading days"
+    if "close" not in days:
+        return None, unknown
+    dates = np.arange(days["close"].size).astype("datetime64[D]")
+    return Past(DailySeries("the desk's", dates, **days), np.full((n_steps + 1, 1), dates.size - 1)), unknown
+
+
+def _prices(name: str, given: Any) -> np.ndarray:
+    """Prices (n,) that a desk gives."""
+    if not isinstance(given, list | tuple | np.ndarray):
+        raise ValueError(f"{name} must be prices in a row, oldest first, got {given!r:.80}")
+    values = np.asarray(given, dtype=np.float64)
+    if values.ndim != 1 or not values.size or not (np.isfinite(values) & (values > 0.0)).all():
+        raise ValueError(f"{name} must be positive prices in a row, oldest first, got {given!r:.80}")
+    return values
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from hedgerl.envs import TASKS, Execution, Limits, Listing, Position, Task
-from hedgerl.execution import Commission, Funding, HalfSpread, Proportional, SquareRootImpact
+from hedgerl.execution import Commission, Funding, HalfSpread, Proportional, QuotedSpread, SquareRootImpact
 from hedgerl.pricing._checks import nearest
 from hedgerl.sim import GARCH, SABR, BlackScholes, ForwardVarianceCurve, Heston, LogUniform, RoughBergomi, Uniform
 
 CLASSES: dict[str, Any] = TASKS | {
     kind.__name__: kind
     for kind in (Listing, Position, Execution, Limits, Funding, Commission, HalfSpread, Proportional)
-    + (SquareRootImpact, GARCH, SABR, BlackScholes, Heston, RoughBergomi, ForwardVarianceCurve, Uniform, LogUniform)
+    + (QuotedSpread, SquareRootImpact, GARCH, SABR, BlackScholes, Heston, RoughBergomi, ForwardVarianceCurve)
+    + (Uniform, LogUniform)
 }
 _NOT_SAVED = "not saved"
 

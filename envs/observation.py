@@ -10,6 +10,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from gymnasium import spaces
 
+from hedgerl.envs.features import ESTIMATES, VOLATILITY, Estimate
 from hedgerl.envs.scenario import Contracts, Scenario
 from hedgerl.envs.task import OptionBook, ShortOption, Task
 from hedgerl.envs.transition import Rollout
@@ -18,7 +19,6 @@ from hedgerl.pricing._checks import nearest
 
 Array = Any
 
-VOLATILITY = 0.2  # that features are measured against, per square root of a year
 BOUND = 10.0  # features are clipped to it
 
 
@@ -445,6 +445,14 @@ FEATURES: dict[str, Feature] = {
     "pnl": Feature("path", "P&L so far / (size S_0 0.2 sqrt(T))", now=_wealth_gained),
 }
 
+
+def _of_prices(name: str, estimate: Estimate) -> Feature:
+    low, high = (-BOUND if estimate.low is None else estimate.low), (BOUND if estimate.high is None else estimate.high)
+    return Feature("path", estimate.formula, low, high, lambda s, task: estimate.along(name, s))
+
+
+FEATURES |= {name: _of_prices(name, estimate) for name, estimate in ESTIMATES.items()}
+
 _DEFAULTS: dict[str, tuple[str, ...]] = {
     "ShortOption": (
         "time_left",
@@ -532,6 +540,8 @@ class Flat:
         columns = self.columns(task)
         if not columns:
             raise ValueError(f"observation must show something in {task.name}, got only {self.names}")
+        for name in ESTIMATES.keys() & set(self.names) if task.simulated else ():
+            ESTIMATES[name].refuse_without_past(name)
         low, high = (
             np.array([getattr(FEATURES[name], end) for name, _ in columns], np.float32) for end in ("low", "high")
         )

@@ -15,7 +15,9 @@ from array_api_compat import array_namespace, device
 from hedgerl.pricing import Option, black_scholes, implied_volatility
 from hedgerl.pricing._checks import finite, positive, whole_number
 from hedgerl.sim.backend import single_threaded_blas
+from hedgerl.sim.history import Past
 from hedgerl.sim.market import AnyMarket, Market
+from hedgerl.sim.quoted import QuotedMarket
 
 Array = Any
 
@@ -84,6 +86,13 @@ class Contracts:
     vega: Array
     theta: Array
     slopes: Callable[[], Array] | None = field(default=None, repr=False)  # computes `slope`
+    # of real quotes, as `hedgerl.envs.quoted` lays them out; None elsewhere
+    volatility: Array | None = None  # implied, each with the forward of its own expiry
+    half_spread: Array | None = None  # half of ask less bid
+    last_half_spread: Array | None = None  # of the contract that was carried to t, where it is replaced; 0 elsewhere
+    tradable: np.ndarray | None = None  # (n_steps + 1, c) bool: whether column j, where alive, is traded at t
+    quoted: np.ndarray | None = None  # (n_steps + 1, c) bool: whether the mark is the middle of a bid and an ask
+    symbols: tuple[tuple[str, ...], ...] = ()  # for each column, the contracts that were in it
 
     @cached_property
     def carried(self) -> Array:
@@ -94,6 +103,13 @@ class Contracts:
     def carried_vega(self) -> Array:
         """The vega of the same."""
         return self._carried(self.last_vega, self.vega)
+
+    @cached_property
+    def carried_half_spread(self) -> Array | None:
+        """Half the quoted spread of the same; None where nothing is quoted."""
+        if self.half_spread is None:
+            return None
+        return self._carried(self.last_half_spread, self.half_spread)
 
     def _carried(self, last: Array, now: Array) -> Array:
         xp = array_namespace(now)
@@ -237,6 +253,7 @@ class Scenario:
     kept: Contracts  # earlier contracts of the places that keep them, each marked until it expires
     kept_from: tuple[tuple[int, int], ...]  # (step, place in `hedges`) at which each of them has been replaced
     shares: float = 0.0
+    past: Past | None = None  # of history: where the episodes lie in the series
 
     @property
     def n_steps(self) -> int:
@@ -268,6 +285,27 @@ class Scenario:
     def alive(self) -> np.ndarray:
         """Whether an instrument can be traded at a step, (n_steps + 1, k) bool."""
         return np.concatenate([np.ones((self.n_steps + 1, int(self.trades_underlying)), bool), self.hedges.alive], 1)
+
+    @cached_property
+    def tradable(self) -> np.ndarray | None:
+        """Whether an instrument that is alive is traded at a step, (n_steps + 1, k) bool; None where all always are."""
+        if self.hedges.tradable is None or bool((self.hedges.tradable | ~self.hedges.alive).all()):
+            return None
+        underlying = np.ones((self.n_steps + 1, int(self.trades_underlying)), bool)
+        return np.concatenate([underlying, self.hedges.tradable | ~self.hedges.alive], 1)
+
+    @cached_property
+    def half_spread(self) -> Array | None:
+        """Half the quoted spread of what can be traded at each step, (n_steps + 1, n, k), 0 for the underlying; None
+        where nothing is quoted."""
+        half = self.hedges.half_spread
+        return None if half is None else self._with_underlying(0.0 * self.spot, half)
+
+    @cached_property
+    def carried_half_spread(self) -> Array | None:
+        """The same of what was held since the step before."""
+        half = self.hedges.carried_half_spread
+        return None if half is None else self._with_underlying(0.0 * self.spot, half)
 
     @cached_property
     def mid(self) -> Array:
@@ -361,6 +399,8 @@ class Scenario:
 
         A price that rounding has put on its bound, deep in the money on the last days, implies none.
         """
+        if which.volatility is not None:
+            return which.volatility
         xp = array_namespace(self.spot)
         result = self.volatility[:, :, None] + 0.0 * which.price
         for step in range(self.n_steps):
@@ -458,7 +498,8 @@ class Scenario:
         groups: dict[str, Any] = {
             name: getattr(self, name).changed(change) for name in ("hedges", "liabilities", "kept")
         }
-        return dataclasses.replace(self, rates=rates, **groups, **_changed(self, change, 2))
+        past = None if self.past is None else self.past.changed(change)
+        return dataclasses.replace(self, rates=rates, past=past, **groups, **_changed(self, change, 2))
 
     def part(self, first: int, stop: int) -> Scenario:
         """The paths from `first` up to `stop`, without a copy, with whatever is known of them already."""
@@ -539,9 +580,12 @@ def scenario(
     """
     if len(quantities) != len(liabilities):
         raise ValueError(f"quantities must have one entry for each of {len(liabilities)} liabilities, got {quantities}")
+    lay_out: Callable[..., Contracts] = contracts
+    if isinstance(market, QuotedMarket):
+        from hedgerl.envs.quoted import quoted_contracts as lay_out  # which needs this module
     xp = array_namespace(market.spot)
     spot = xp.astype(market.spot, xp.float64)
-    owed = contracts(market, liabilities, quantities)
+    owed = lay_out(market, liabilities, quantities)
     position = xp.permute_dims(
         xp.zeros((market.times.size, len(liabilities), spot.shape[1]), dtype=xp.float64), (0, 2, 1)
     )
@@ -562,10 +606,11 @@ def scenario(
         spot=spot,
         volatility=xp.sqrt(xp.astype(market.variance, xp.float64)),
         trades_underlying=trades_underlying,
-        hedges=contracts(market, hedges),
+        hedges=lay_out(market, hedges),
         liabilities=owed,
         position=position,
-        kept=contracts(market, [listing for listing, _ in earlier]),
+        kept=lay_out(market, [listing for listing, _ in earlier]),
         kept_from=tuple(place for _, place in earlier),
         shares=shares,
+        past=getattr(market, "past", None),
     )

@@ -14,10 +14,11 @@ from hedgerl.envs.scenario import Listing, Scenario, scenario
 from hedgerl.envs.transition import Execution, Limits
 from hedgerl.execution import Commission, HalfSpread
 from hedgerl.pricing._checks import finite, non_negative, positive, whole_number
-from hedgerl.sim import Model, RoughBergomi
+from hedgerl.sim import Model, QuotedHistory, RoughBergomi
 from hedgerl.sim.backend import namespace
 from hedgerl.sim.market import AnyMarket
 from hedgerl.sim.noise import entropy, generator
+from hedgerl.sim.quoted import Refused
 
 MONTH = 21 / TRADING_DAYS  # years
 
@@ -35,7 +36,7 @@ class Task(ABC):
 
     name: ClassVar[str]
 
-    market: Any = field(default_factory=_default_market)  # a hedgerl.sim.Model or hedgerl.sim.History
+    market: Any = field(default_factory=_default_market)  # a hedgerl.sim.Model, History or QuotedHistory
     n_steps: int = 21
     maturity: Any = None  # years; None becomes n_steps trading days
     substeps: int = 1  # of the simulation, for each step
@@ -74,7 +75,10 @@ class Task(ABC):
         """The task's liabilities and instruments along the paths of a market."""
 
     def scenario(self, n_paths: int, seed: int | None = None) -> Scenario:
-        """A batch of episodes: simulated, or months of history drawn with replacement."""
+        """A batch of episodes: simulated, or months of history drawn with replacement.
+
+        On quotes a batch is one episode, and ValueError is raised for more; days that refuse it are drawn again.
+        """
         if isinstance(self.market, Model):
             paths = self.market.simulate(
                 n_paths,
@@ -88,8 +92,21 @@ class Task(ABC):
             return self.book(self.market.market(paths), paths.seed)
         starts = self.market.starts(self.n_steps, every=1)
         seed = entropy(seed)  # fresh for clients, too, where it is None
+        if isinstance(self.market, QuotedHistory):
+            return self._of_quotes(starts, n_paths, seed)
         drawn = np.random.Generator(np.random.PCG64(seed)).integers(len(starts), size=n_paths)
         return self.history(starts[drawn], seed)
+
+    def _of_quotes(self, starts: np.ndarray, n_paths: int, seed: int) -> Scenario:
+        if n_paths != 1:
+            raise ValueError(f"n_paths must be 1 on quotes, whose contracts differ by episode, got {n_paths}")
+        refused = None
+        for start in np.random.Generator(np.random.PCG64(seed)).permutation(starts).tolist():
+            try:
+                return self.history(np.array([start]), seed)
+            except Refused as error:
+                refused = error
+        raise ValueError(f"market must have contracts for this task on one day at least: {refused}")
 
     def history(self, starts: np.ndarray, seed: int | None = None) -> Scenario:
         """The episodes of history that start on these days."""

@@ -14,7 +14,7 @@ from hedgerl.envs.scenario import Scenario
 from hedgerl.execution.costs import Cost, Quotes, clip, total
 from hedgerl.execution.funding import Funding
 from hedgerl.execution.ledger import Ledger
-from hedgerl.pricing._checks import finite, non_negative
+from hedgerl.pricing._checks import finite, non_negative, whole_number
 
 Array = Any
 
@@ -35,16 +35,18 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a task trades: costs, funding, limits, and whether hedges are unwound at the end."""
+    """How a task trades: costs, funding, limits, delay, and whether hedges are unwound at the end."""
 
     costs: tuple[Cost, ...] = ()  # or a mapping of them by name, in which None stands for no cost
     funding: Funding = field(default_factory=Funding)
     limits: Limits = field(default_factory=Limits)
     unwind: bool = True  # sell hedges at the end at a cost; False: they are closed at mid, free of cost
     initial_cash: float = 0.0
+    delay: int = 0  # steps from a decision to its trade, at the prices and within the limits of then
 
     def __post_init__(self) -> None:
         finite("initial_cash", self.initial_cash)
+        whole_number("delay", self.delay, minimum=0)
         given: Any = self.costs
         parts = tuple(given.values() if isinstance(given, Mapping) else given)
         object.__setattr__(self, "costs", tuple(part for part in parts if part is not None))
@@ -112,6 +114,9 @@ class Rollout:
     liabilities bring their premium, those that end settle. At the last step hedges are unwound. The arithmetic is the
     array library's of the scenario (NumPy, CuPy, torch), out of place, so that torch carries gradients from the profit
     to the targets.
+
+    With a delay of d steps the target given at t is traded at t + d, in whatever contract has the place then; nothing
+    is traded before step d, and what the last d targets ask for is never traded.
     """
 
     def __init__(self, scenario: Scenario, execution: Execution, *, record: bool = False) -> None:
@@ -135,6 +140,8 @@ class Rollout:
         self.total_cost: Array = self.cost  # so far
         self.ledger = Ledger(xp.zeros_like(scenario.spot[0]) + execution.initial_cash, record=record)
         self.cash_held: Array = self.ledger.cash  # over the last step, after that trade
+        self._pending: list[Array] = []  # targets not yet traded, oldest first
+        self._half_spread: Array | None = scenario.half_spread
         self._rows: dict[str, list[Array]] = {"holdings": [], "trades": [], "closed": [], "kept": [], "cash": []}
         if scenario.liabilities.listings:
             self.ledger.post(0, "premium", scenario.premium[0])
@@ -147,13 +154,36 @@ class Rollout:
 
     def quotes(self, step: int) -> Quotes:
         """Quotes of what can be traded at a step."""
-        of = self.scenario
+        of, half = self.scenario, self._half_spread
         return Quotes(
-            of.spot[step], of.volatility[step], of.mid[step], of.vega[step], self._is_option, self._multiplier
+            of.spot[step],
+            of.volatility[step],
+            of.mid[step],
+            of.vega[step],
+            self._is_option,
+            self._multiplier,
+            None if half is None else half[step],
         )
 
     def feasible(self, target: Array) -> Array:
-        """The holdings (n, k) in shares that the limits allow on the way to `target`."""
+        """The holdings (n, k) in shares that the limits allow on the way to `target`.
+
+        An option that is not traded for want of a quote stays as it is held, and the underlying, where it is traded,
+        takes its place: the book's delta is what the target's would have been.
+        """
+        tradable = self.scenario.tradable
+        if tradable is None or tradable[self.step].all():
+            return self._within_limits(target)
+        traded = self.scenario._array(tradable[self.step])
+        unfilled = (1.0 - traded) * (target - self.holdings)
+        target = target - unfilled
+        if self.scenario.trades_underlying:
+            delta = total(unfilled * self.scenario.delta[self.step])
+            first = self.scenario._array(_one(0, traded.shape[0]))
+            target = target + delta[:, None] * first
+        return traded * self._within_limits(target) + (1.0 - traded) * self.holdings
+
+    def _within_limits(self, target: Array) -> Array:
         limits = self.execution.limits
         alive = self.scenario.alive[self.step]
         if not alive.all():
@@ -175,14 +205,15 @@ class Rollout:
         return target * self._multiplier
 
     def act(self, target: Array) -> Array:
-        """Trades to `target` (n, k), in shares after the limits, and moves on; returns the P&L of the step, (n,).
+        """Trades to `target` (n, k), or to the one of `delay` steps ago, in shares after the limits, and moves on;
+        returns the P&L of the step, (n,).
 
         The step's P&L is the change of wealth from before the trade to before the next one, all costs included, and at
         the last step the cost of unwinding.
         """
         of, ledger, before = self.scenario, self.ledger, self.wealth
         step, after = self.step, self.step + 1
-        held = self.feasible(target)
+        held = self.feasible(self._due(target))
         self.trade = held - self.holdings
         self.cost = self._pay(step, self.trade, self.quotes(step))
         self.holdings = self.held = held
@@ -219,6 +250,13 @@ class Rollout:
             self._note_position()
         return self.wealth - before
 
+    def _due(self, target: Array) -> Array:
+        """The target that is traded now; what is held where none is due."""
+        if not self.execution.delay:
+            return target
+        self._pending.append(target)
+        return self._pending.pop(0) if len(self._pending) > self.execution.delay else self.holdings
+
     def _end_holdings(self, step: int, ended: Any, last: bool) -> None:
         """Settles what expires, sells what is replaced, and at the last step everything."""
         of, first = self.scenario, int(self.scenario.trades_underlying)
@@ -237,6 +275,8 @@ class Rollout:
         sold = -self.holdings * (leaving * (1.0 - gone))
         costs = self.execution.unwind or not last
         quotes = self.quotes(step)._replace(mid=of.carried[step], vega=of.carried_vega[step])
+        if of.carried_half_spread is not None:
+            quotes = quotes._replace(half_spread=of.carried_half_spread[step])
         self.cost = self.cost + self._pay(step, sold, quotes, free=not costs)
         self.closed = sold
         self.holdings = self.holdings * (1.0 - leaving)
@@ -253,7 +293,8 @@ class Rollout:
             spot, volatility = self.scenario.spot[step], self.scenario.volatility[step]
             multiplier = self.scenario._array(of.multiplier)
             one = self.scenario._array(np.ones(len(of.listings)))
-            quotes = Quotes(spot, volatility, of.carried[step], of.carried_vega[step], one, multiplier)
+            half = None if of.carried_half_spread is None else of.carried_half_spread[step]
+            quotes = Quotes(spot, volatility, of.carried[step], of.carried_vega[step], one, multiplier, half)
             free = not self.execution.unwind
             self.cost = self.cost + self._pay(step, -self.kept, quotes, underlying=False, free=free)
             self.kept = self.kept * 0.0

@@ -26,7 +26,7 @@ from hedgerl.envs import Execution, Task
 from hedgerl.evaluation import Study, compare
 from hedgerl.pricing._checks import whole_number
 from hedgerl.report import table, write_report
-from hedgerl.sim import History, Model
+from hedgerl.sim import History, Model, QuotedHistory
 
 if TYPE_CHECKING:
     from hedgerl.agents.agent import Agent
@@ -105,6 +105,11 @@ def plan(config: BacktestConfig) -> Plan:
     if not tasks:
         raise ValueError("market and data must name at least one market between them, got none")
     hedges = [hedge(entry) for entry in config.baselines]
+    if all(isinstance(task.market, QuotedHistory) for task in tasks.values()):
+        fitted = [label for label, name, parameters in hedges if _is_fitted(name, parameters)]
+        hedges = [entry for entry in hedges if entry[0] not in fitted]
+        if fitted:
+            _say(f"{', '.join(fitted)}: left out, as its numbers come from a simulated market and market is none")
     labels = [label for label, _, _ in hedges]
     agents: dict[str, Agent] = {}
     first = next(iter(tasks.values()))
@@ -122,7 +127,7 @@ def plan(config: BacktestConfig) -> Plan:
     if reference not in labels and reference != "delta":
         raise ValueError(f"reference must be the label of one of the baselines ({', '.join(labels)}), got {reference}")
     for _, name, parameters in hedges:
-        if name == "tuned_band" and "scale" not in parameters:
+        if _is_fitted(name, parameters):
             if not any(task.simulated for task in tasks.values()):
                 raise ValueError(
                     "baselines must not name tuned_band on history alone, which would fit it to its own test"
@@ -130,6 +135,11 @@ def plan(config: BacktestConfig) -> Plan:
         else:
             check(name, **parameters)
     return Plan(tasks, hedges, agents)
+
+
+def _is_fitted(name: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a baseline's numbers are found in a simulated market first."""
+    return name == "tuned_band" and "scale" not in parameters
 
 
 def maker(task: Any, execution: Any) -> Callable[..., Task]:
@@ -147,7 +157,7 @@ def history(data: Any, make: Callable[..., Task], every: int) -> dict[str, Task]
     if not data:
         return {}
     series = hydra.utils.instantiate(data, _convert_="all")
-    if not isinstance(series, History):
+    if not isinstance(series, History | QuotedHistory):
         raise ValueError(f"data must name one of conf/data, got {data}")
     task = make(market=series)
     series.starts(task.n_steps, every=every)  # raises where the series is too short
@@ -251,6 +261,14 @@ def study(config: BacktestConfig, label: str, task: Task, policies: Mapping[str,
     if task.simulated:
         return comparison.study(market=label)
     periods = {name: (first, last) for name, (first, last) in config.regimes.items()}
+    if isinstance(task.market, QuotedHistory):  # of months, not decades: only what it may have episodes in
+        dates = task.market.dates
+        periods = {
+            name: (first, last)
+            for name, (first, last) in periods.items()
+            if np.datetime64(first, "D") < dates[-1] and np.datetime64(last, "D") > dates[0]
+        }
+        return comparison.study(market=label, regimes=periods)
     return comparison.study(market=label, notes=(marks(task.market),), regimes=periods)
 
 
@@ -275,7 +293,7 @@ def run(config: BacktestConfig, folder: Path) -> list[Study]:
         _say(f"{label}: {', '.join([*planned.agents, *(name for name, _, _ in planned.hedges)])}")
         policies: dict[str, Any] = dict(planned.agents)
         for name, kind, parameters in planned.hedges:
-            if kind == "tuned_band" and "scale" not in parameters:
+            if _is_fitted(kind, parameters):
                 policies[name] = _tuned(config, task) if task.simulated else tuned
                 tuned = tuned or policies[name]  # history takes the numbers of the first market
             else:

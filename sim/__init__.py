@@ -11,6 +11,7 @@ from hedgerl.sim.market import Market
 from hedgerl.sim.model import Model
 from hedgerl.sim.paths import Paths
 from hedgerl.sim.perturbation import LogUniform, Uniform
+from hedgerl.sim.quoted import QuotedHistory, QuotedMarket
 from hedgerl.sim.rbergomi import ForwardVarianceCurve, RoughBergomi
 from hedgerl.sim.sabr import SABR
 
@@ -26,6 +27,8 @@ __all__ = [
     "Market",
     "Model",
     "Paths",
+    "QuotedHistory",
+    "QuotedMarket",
     "RoughBergomi",
     "Uniform",
     "load",

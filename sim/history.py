@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from hedgerl.data.surface import Levels
 from hedgerl.data.volatility import TRADING_DAYS
 from hedgerl.pricing import Greeks, Option
 from hedgerl.pricing._checks import finite, positive, whole_number
-from hedgerl.sim.backend import Array
+from hedgerl.sim.backend import Array, to_numpy
 from hedgerl.sim.market import Contract, Implied, Marks, mark_along, on_grid, smile_marks
 
 Day = str | datetime.date | np.datetime64 | None
@@ -166,10 +167,23 @@ class History:
             rates=float(self.rate) if self.series.rate is None or self.rate != "series" else self.series.rate[days],
             dividend=float(self.dividend),
             slopes=self.slopes[days],
+            past=Past(self.series, days),
         )
 
     def __repr__(self) -> str:
         return f"History({self.name!r}, {self.start or self.series.dates[0]} to {self.end or self.series.dates[-1]})"
+
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """Where windows lie in a series: what its prices tell up to a day is known at that day's close."""
+
+    series: DailySeries
+    days: np.ndarray  # (n_steps + 1, n) indices into the series
+
+    def changed(self, change: Callable[[Array], Array]) -> Past:
+        """The same of the windows that `change` leaves; the indices stay on the host."""
+        return Past(self.series, to_numpy(change(self.days)).astype(np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +201,7 @@ class HistoricalMarket:
     rates: float | np.ndarray  # per year, continuously compounded; (n_steps + 1, n) where each day has its own
     dividend: float  # per year, continuously compounded
     slopes: np.ndarray  # (n_steps + 1, n) of the short volatility by the log of the spot, known at each close
+    past: Past | None = None  # the series and the days of the windows
 
     @property
     def times(self) -> np.ndarray:

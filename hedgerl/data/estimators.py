@@ -126,6 +126,25 @@ def two_scales(price: np.ndarray, subgrids: int | None = None) -> TwoScales:
     return TwoScales(at(subgrids), noise, subgrids)
 
 
+def noise_share(price: np.ndarray, window: int, subgrids: int) -> np.ndarray:
+    """1 - <X, X> / [Y, Y] of `two_scales` over the last `window` steps, (n,): the share of the squares that is noise.
+
+    0 for a martingale, above where steps turn back, below where they go on; NaN where prices do not move. At most
+    `window` / 4 subgrids, as there, and at least 99 steps.
+    """
+    logs = np.log(_series("price", price, whole_number("window", window, minimum=99) + 1))
+    if whole_number("subgrids", subgrids, minimum=2) > window // 4:
+        raise ValueError(f"subgrids must be at most a quarter of the {window} steps, got {subgrids}")
+    count = window - subgrids + 1
+    squares = np.append(np.full(1, np.nan), np.diff(logs) ** 2)
+    longer = np.append(np.full(subgrids, np.nan), (logs[subgrids:] - logs[:-subgrids]) ** 2)
+    all_steps, between = _moving(squares, window).sum(axis=1), _moving(longer, count).sum(axis=1) / subgrids
+    steps = count / subgrids / window
+    known = np.where(all_steps > 0.0, all_steps, np.nan)
+    share: np.ndarray = 1.0 - (between / known - steps) / (1.0 - steps)
+    return share
+
+
 class Roughness(NamedTuple):
     """A Hurst exponent with the standard error of a jackknife over ten blocks of time."""
 
@@ -162,6 +181,26 @@ def hurst_exponent(log_variance: np.ndarray, max_lag: int = 30) -> Roughness:
     without = np.array([exponent(whole - sums[block], edges[-1] - counts[block]) for block in range(_BLOCKS)])
     error = math.sqrt((_BLOCKS - 1.0) / _BLOCKS * float(((without - without.mean()) ** 2).sum()))
     return Roughness(exponent(whole, edges[-1]), error)
+
+
+def trailing_hurst(log_variance: np.ndarray, window: int, max_lag: int) -> np.ndarray:
+    """`hurst_exponent` of the last `window` values, (n,), at least 20 max_lag of them; NaN where they are constant."""
+    whole_number("max_lag", max_lag, minimum=2)
+    values = _series("log_variance", log_variance, whole_number("window", window, minimum=20 * max_lag))
+    lags = np.arange(1, max_lag + 1)
+    centred = np.log(lags) - np.log(lags).mean()
+    q = np.array(_MOMENTS)
+    starts = values.size - max_lag  # values from which every lag is known
+    sums = np.empty((lags.size, values.size - window + 1, q.size))
+    for place, lag in enumerate(lags.tolist()):
+        moves = np.abs(values[lag : lag + starts] - values[:starts])
+        total = np.concatenate([np.zeros((1, q.size)), np.cumsum(moves[:, None] ** q, axis=0)])
+        sums[place] = total[window - max_lag :] - total[: values.size - window + 1]
+        sums[place][sums[place] <= 1e-13 * total[-1]] = np.nan  # what rounding leaves of nothing
+    slopes = np.einsum("l,lnq->nq", centred, np.log(sums)) / (centred @ centred)  # the count is no slope
+    result = np.full(values.size, np.nan)
+    result[window - 1 :] = slopes @ q / (q @ q)
+    return result
 
 
 def _series(name: str, values: np.ndarray, least: int) -> np.ndarray:

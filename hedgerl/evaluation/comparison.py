@@ -28,6 +28,7 @@ class Study:
     the same episodes, at `confidence`. Empty where there is one policy.
     `regimes`: name -> policy -> Result on the episodes that lie inside the period; a regime with fewer than two
     episodes has Results with empty metrics and a note.
+    `marks`: what options were marked by: "quotes", else "" for what goes with the kind, a model or a simulation.
     """
 
     market: str
@@ -40,6 +41,7 @@ class Study:
     example: dict[str, Record] = field(default_factory=dict)  # one episode, the same for each policy
     notes: tuple[str, ...] = ()
     regimes: dict[str, dict[str, Result]] = field(default_factory=dict)
+    marks: str = ""
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -96,6 +98,7 @@ class Comparison(Study):
             example=self.example,
             notes=(*self.notes, *notes),
             regimes=cut_regimes(self.results, regimes) if regimes else dict(self.regimes),
+            marks=self.marks,
         )
 
 

@@ -13,18 +13,21 @@ from hedgerl.baselines.base import Policy
 from hedgerl.envs.action import Action
 from hedgerl.envs.gym import ENVIRONMENTS
 from hedgerl.envs.observation import Raw, n_liabilities, observed_as
+from hedgerl.envs.quoted import QuoteCounts
 from hedgerl.envs.scenario import Scenario
 from hedgerl.envs.task import TASKS, OptionBook, Task
 from hedgerl.envs.transition import Record, Rollout
 from hedgerl.evaluation.attribution import Expansion, attribute
 from hedgerl.evaluation.bootstrap import paired_differences
-from hedgerl.evaluation.comparison import Comparison
+from hedgerl.evaluation.comparison import LEAST_EPISODES, Comparison
 from hedgerl.evaluation.metrics import measure
 from hedgerl.evaluation.result import Kind, Result
 from hedgerl.pricing._checks import finite, nearest, positive, whole_number
 from hedgerl.risk import max_drawdown, pain_index, ulcer_index
+from hedgerl.sim import QuotedHistory
 from hedgerl.sim.backend import to_numpy
 from hedgerl.sim.noise import drawn_seed, entropy, seed_sequence
+from hedgerl.sim.quoted import Refused
 
 DEFAULT_PATHS = 10_000
 MOST_PATHS = 4096  # of a chunk
@@ -53,7 +56,7 @@ def evaluate(
     (0.4, 1000)
     """
     label = type(policy).__name__ if name is None else name
-    results, _ = _run({label: policy}, task, n_paths, seed, chunk, every, target_exposure, aversion)
+    results, _, _ = _run({label: policy}, task, n_paths, seed, chunk, every, target_exposure, aversion)
     return results[label]
 
 
@@ -88,14 +91,15 @@ def compare(
     resamples, confidence, block : of the bootstrap, see `paired_differences`. Episodes of history are kept together in
         blocks of (n_steps / every) x (windows without overlap)^(1/3), n_steps / every at least 1.
     chunk : paths that are held at a time; None: at most 4,096, fewer for long episodes and books of many options.
-    every : on history, trading days from one window's start to the next; None: n_steps, windows without overlap.
+    every : on history, trading days from one window's start to the next; None: n_steps, windows without overlap. On
+        quotes an episode whose contracts are not to be had is left out, and counted in the notes.
     target_exposure : net delta that hedging errors are measured against, as a share of the task's size.
     aversion : of the entropic risk, per unit of P&L.
 
     Money is per 100 of initial spot x size of the task. Raises ValueError for a task or reference that is not known,
     for no policies, and for arguments that do not go with the market.
     """
-    results, example = _run(policies, task, n_paths, seed, chunk, every, target_exposure, aversion)
+    results, example, plan = _run(policies, task, n_paths, seed, chunk, every, target_exposure, aversion)
     first = next(iter(results))
     base = None if reference is None else reference if reference in results else first
     if base is not None:
@@ -117,6 +121,8 @@ def compare(
         confidence=confidence,
         differences=differences,
         example=example,
+        notes=() if plan.counts is None else plan.counts.notes(plan.task.market),
+        marks="" if plan.counts is None else "quotes",
     )
 
 
@@ -174,16 +180,27 @@ class _Plan:
     chunk: int
     seed: int
     starts: np.ndarray | None  # days of history
+    counts: QuoteCounts | None = None  # of a market of quotes, filled while scenarios are made
 
-    def scenarios(self) -> Iterator[Scenario]:
+    def scenarios(self) -> Iterator[tuple[np.ndarray | None, Scenario]]:
+        """Each chunk's starts and its scenario, without the episodes that quotes refuse."""
         for index, first in enumerate(range(0, self.n, self.chunk)):
             stop = min(first + self.chunk, self.n)
             drawn = drawn_seed(seed_sequence(self.seed, "evaluation", index))
             if self.starts is None:
                 made = self.task.scenario(stop - first, drawn)
-            else:
-                made = self.task.history(self.starts[first:stop], drawn)
-            yield made if isinstance(made.spot, np.ndarray) else made.mapped(to_numpy)
+                yield None, made if isinstance(made.spot, np.ndarray) else made.mapped(to_numpy)
+                continue
+            starts = self.starts[first:stop]
+            try:
+                made = self.task.history(starts, drawn)
+            except Refused as error:
+                assert self.counts is not None
+                self.counts.refuse(error)
+                continue
+            if self.counts is not None:
+                self.counts.add(made)
+            yield starts, made
 
 
 def _plan(task: Task, n_paths: int | None, seed: int | None, chunk: int | None, every: int | None) -> _Plan:
@@ -198,6 +215,10 @@ def _plan(task: Task, n_paths: int | None, seed: int | None, chunk: int | None, 
     if n_paths is not None:
         raise ValueError(f"n_paths must be None on history, all of whose windows are taken, got {n_paths!r}; see every")
     starts = task.market.starts(task.n_steps, every=every)
+    if isinstance(task.market, QuotedHistory):  # whose contracts differ by episode
+        if chunk not in (None, 1):
+            raise ValueError(f"chunk must be 1 on quotes, whose contracts differ by episode, got {chunk!r}")
+        return _Plan(task, len(starts), 1, drawn, starts, QuoteCounts())
     return _Plan(task, len(starts), size, drawn, starts)
 
 
@@ -219,7 +240,7 @@ def _run(
     every: int | None,
     target_exposure: float,
     aversion: float,
-) -> tuple[dict[str, Result], dict[str, Record]]:
+) -> tuple[dict[str, Result], dict[str, Record], _Plan]:
     known = task_of(task)
     if not policies:
         raise ValueError("policies must name at least one policy, got none")
@@ -231,7 +252,10 @@ def _run(
     frames: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in policies}
     steps: dict[str, list[np.ndarray]] = {name: [] for name in policies}
     example: dict[str, Record] = {}
-    for index, scenario in enumerate(plan.scenarios()):
+    taken: list[np.ndarray] = []
+    for index, (starts, scenario) in enumerate(plan.scenarios()):
+        if starts is not None:
+            taken.append(starts)
         expansion = Expansion(scenario)
         unhedged = _unhedged(scenario, known)
         for name, policy in policies.items():
@@ -242,14 +266,20 @@ def _run(
                 steps[name].append(step_pnl)
             if index == 0:
                 example[name] = _one_path(record, 0)
+    if plan.counts is not None and plan.counts.episodes < LEAST_EPISODES:
+        raise ValueError(
+            f"n_steps must leave {LEAST_EPISODES} episodes of quotes, got {plan.counts.episodes} of {plan.n}: "
+            f"{plan.counts.example}"
+        )
     history: dict[str, Any] = {}
     extra: dict[str, Any] = {}
-    if plan.starts is not None:
+    if taken:
         stride = known.n_steps if every is None else every
         overlap = max(1.0, known.n_steps / stride)
-        history = {"every": stride, "block": max(1, round(overlap * (plan.n / overlap) ** (1 / 3)))}
-        dates = known.market.series.dates
-        extra = {"start": pd.to_datetime(dates[plan.starts]), "end": pd.to_datetime(dates[plan.starts + known.n_steps])}
+        days = np.concatenate(taken)
+        history = {"every": stride, "block": max(1, round(overlap * (days.size / overlap) ** (1 / 3)))}
+        dates = known.market.dates if plan.counts is not None else known.market.series.dates
+        extra = {"start": pd.to_datetime(dates[days]), "end": pd.to_datetime(dates[days + known.n_steps])}
     kind: Kind = "simulated" if plan.starts is None else "history"
     results = {}
     for name, parts in frames.items():
@@ -269,7 +299,7 @@ def _run(
                 **history,
             )
         )
-    return results, example
+    return results, example, plan
 
 
 def market_name(market: Any) -> str:

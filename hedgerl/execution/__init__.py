@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from hedgerl.execution.costs import Commission, Cost, HalfSpread, Proportional, Quotes, SquareRootImpact, linear_cost
+from hedgerl.execution.costs import (
+    Commission,
+    Cost,
+    HalfSpread,
+    Proportional,
+    QuotedSpread,
+    Quotes,
+    SquareRootImpact,
+    linear_cost,
+)
 from hedgerl.execution.funding import Funding
 from hedgerl.execution.ledger import Ledger
 
@@ -13,6 +22,7 @@ __all__ = [
     "HalfSpread",
     "Ledger",
     "Proportional",
+    "QuotedSpread",
     "Quotes",
     "SquareRootImpact",
     "linear_cost",

@@ -24,6 +24,7 @@ class Quotes(NamedTuple):
     vega: Array  # (n, k), of one share per 1.00 of volatility; 0 for the underlying
     is_option: Array  # (k,), 1.0 or 0.0
     multiplier: Array  # (k,), shares a contract: 1 for the underlying
+    half_spread: Array | None = None  # (n, k), half of the ask less the bid that is quoted, 0 for the underlying
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,37 @@ class HalfSpread(Cost):
         if self.base_volatility is not None:
             half = half * (quotes.volatility / self.base_volatility)[:, None]
         return half + 0.0 * quotes.is_option
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuotedSpread(Cost):
+    """Half of the quoted ask less bid of each option and moment: options are bought at their ask and sold at their bid.
+
+    model_volatility_points: half the spread where a market has no quotes, in hundredths of implied volatility; None
+    raises ValueError there, so that nothing is traded free.
+    """
+
+    line: ClassVar[str] = "spread"
+    applies_to: Traded = "options"
+    model_volatility_points: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.applies_to != "options":
+            raise ValueError(f"applies_to must be options for quoted spreads, got {self.applies_to!r}")
+        if self.model_volatility_points is not None:
+            non_negative("model_volatility_points", self.model_volatility_points)
+
+    def per_share(self, quotes: Quotes) -> Array:
+        """See `Cost.per_share`."""
+        if quotes.half_spread is not None:
+            return quotes.half_spread
+        if self.model_volatility_points is None:
+            raise ValueError(
+                "model_volatility_points must be given where a market has no quotes (this one has model marks): "
+                "half the spread in hundredths of volatility, got None"
+            )
+        return (0.01 * self.model_volatility_points) * quotes.vega
 
 
 @dataclass(frozen=True, kw_only=True)

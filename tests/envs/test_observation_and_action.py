@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hedgerl.envs import FEATURES, RAW, Action, Environment, Execution, Flat, Limits, Raw
+from hedgerl.envs.features import ESTIMATES
 from hedgerl.envs.observation import default_features
 from hedgerl.execution import HalfSpread
 from hedgerl.pricing import black_scholes
@@ -17,9 +18,11 @@ FLAT = BlackScholes(volatility=0.25, rate=0.03, dividend=0.01)
 
 @by_task
 def test_features_are_in_their_space(name, tasks, full, play):
-    """Every feature, at every step to the last, within its range, finite, and not always the same number."""
+    """Every feature that a simulation knows, at every step to the last, within its range, finite, and not always the
+    same number."""
     task = tasks(execution=full)[name]
-    environment = Environment(task, tuple(FEATURES), "holdings")
+    known = tuple(each for each in FEATURES if each not in ESTIMATES or ESTIMATES[each].of_paths)
+    environment = Environment(task, known, "holdings")
     _, seen = play(environment, task.scenario(32, seed=2))
     space = environment.observation_space
     columns = environment.observation.columns(task)
