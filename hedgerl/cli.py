@@ -27,11 +27,18 @@ COMMANDS = {
     "generate-pareto": "train and test a grid of reward weights, and draw risk against cost",
     "report": "a table of finished runs",
     "data": "read option chains of vendors into a store, and check one",
+    "calibrate": "fit a model to a day's option chain, and write it down as a market",
+    "walk-forward": "fit hedges on a window of history, test them on the next, and go on",
+    "stress": "replay crashes of history on today's book, and revalue it under shocks",
 }
-PLAIN = {"report": "hedgerl.runs", "data": "hedgerl.data_commands"}  # commands that are not Hydra jobs: their modules
+PLAIN = {  # commands that are not Hydra jobs: their modules
+    "report": "hedgerl.runs",
+    "data": "hedgerl.data_commands",
+    "calibrate": "hedgerl.calibrate",
+}
 GROUPS = (  # folders of conf/ that a key may choose from
     *("market", "data", "execution", "task"),
-    *("agent", "reward", "curriculum", "tracking", "search"),
+    *("agent", "reward", "curriculum", "tracking", "search", "refit"),
 )
 LAUNCHER = "hydra/launcher"  # the group of Hydra's own that a key may choose from
 FLAGS = {"--seed": "seed"}  # classic flags and the keys that they stand for
@@ -325,7 +332,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     listed = f"known: {', '.join(names.values())}"
     if not near:
         return listed
-    return f"did you mean {names[near[0]]}?" + (f" ({listed})" if len(names) <= 8 else "")
+    return f"did you mean {names[near[0]]}?" + (f" ({listed})" if len(names) <= 12 else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -91,7 +91,7 @@ SMALL = [
         (["backtest", "baselines=[]"], "baselines must name at least one hedge, got none"),
         (["backtest", "market=black_scholes", "task.moneyness=0"], "moneyness must be positive, got 0"),
         (["backtest", "market=black_scholes", "execution.costs.underlying.bps=-1"], "bps must not be negative, got -1"),
-        (["backtest", "market=black_scholes", "execution=cheap"], 'unknown execution "cheap"; known: free, retail'),
+        (["backtest", "market=black_scholes", "execution=cheap"], 'unknown execution "cheap"; known: free, quoted'),
         (["backtest", "data=file"], "data.series.path must be given"),
         (["backtest", "data=file", "data.series.path=a.csv"], "a.csv must be a file, and is not there"),
         (["backtest", "market=none"], "baselines must not name tuned_band on history alone"),

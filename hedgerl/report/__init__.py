@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hedgerl.report.text import table
+from hedgerl.report.text import fold_table, table
 from hedgerl.report.write import write_report
 
-__all__ = ["table", "write_report"]
+__all__ = ["fold_table", "table", "write_report"]

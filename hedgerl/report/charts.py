@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hedgerl.evaluation.comparison import Study
+from hedgerl.evaluation.folds import WalkForward
 from hedgerl.evaluation.metrics import COST_COLUMNS
 from hedgerl.evaluation.result import TERMS, Result
 from hedgerl.report.drawing import (
@@ -45,6 +46,7 @@ def charts(study: Study, numbers: Numbers) -> list[Chart]:
             _costs(study, numbers),
             _attribution(study, numbers),
             _regimes(study, numbers),
+            _folds(study, numbers),
             _example(study, numbers),
         ]
     return [chart for chart in made if chart is not None]
@@ -400,6 +402,10 @@ def _equity(study: Study, numbers: Numbers) -> Chart | None:
         axes.set_ylabel(text)
         _date_ticks(axes)
         _few_ticks(axes, "y")
+    boundaries = [each.test[0] for each in study.folds] if isinstance(study, WalkForward) else []
+    for day in boundaries:
+        for axes in (upper, lower):
+            axes.axvline(np.datetime64(day, "s"), color=colour("muted"), linewidth=0.6, linestyle=DASHES[2], zorder=0)
     upper.tick_params(labelbottom=False)
     _key(figure, names, numbers, key, lines, {name: policy_dash(numbers[name]) for name in names})
     overlap = max(curve.overlap for curve in known.values())
@@ -414,6 +420,8 @@ def _equity(study: Study, numbers: Numbers) -> Chart | None:
         if c.wealth.min() < wealth_limits[0] or c.wealth.max() > wealth_limits[1] or c.drawdown.max() > deepest
     ]
     caption = f"P&L added up over history, and how far it lies below its own peak. {how_held}"
+    if boundaries:
+        caption += " Dotted: where a fold begins, and what is fitted is fitted anew."
     if off:
         caption += f" Leaves the axes: {'; '.join(off)}."
     finals = ", ".join(f"{name} {_plain(float(curve.wealth[-1]))}" for name, curve in known.items())
@@ -633,6 +641,51 @@ def _regimes(study: Study, numbers: Numbers) -> Chart | None:
         f"Mean and range of P&L for each policy in each regime: {', '.join(panels)}. The table has the numbers."
     )
     return Chart("regimes", "Regimes beside each other", caption, alternative, figure)
+
+
+def _folds(study: Study, numbers: Numbers) -> Chart | None:
+    if not isinstance(study, WalkForward) or study.reference not in study.results:
+        return None
+    names = [name for name in study.results if name != study.reference]
+    folds = [each.results for each in study.folds]
+    if not names or not folds:
+        return None
+    about, own = metric(study.measure), [value(results[study.reference], study.measure) for results in folds]
+    sign = 1.0 if about.better == "high" else -1.0
+    gain = np.array([[value(results[name], study.measure) for results in folds] for name in names]) - np.array(own)
+    unit = float(np.nanmedian(np.abs(own))) or 1.0
+    left = _margin([named(name, numbers) for name in names])
+    tall = len(names) * 17.0
+    figure = blank(tall + 70)
+    axes = box(figure, left, 58, WIDTH - left - 10, tall)
+    at = _rows(axes, names, numbers)
+    axes.grid(visible=False)
+    for y, row in zip(at, sign * gain / unit, strict=True):
+        for place, amount in enumerate(row):
+            if not math.isfinite(amount):
+                continue
+            side = min(0.92, math.sqrt(abs(amount)))
+            axes.add_patch(_square(place, float(y), side, colour("t0" if amount > 0.0 else "t1")))
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlim(-0.6, len(folds) - 0.4)
+    axes.set_xticks(np.arange(len(folds)), [each.name for each in study.folds], rotation=90)
+    axes.tick_params(axis="x", length=0)
+    caption = (
+        f"{about.label} of each policy and fold beside that of {study.reference}: blue is better, red is worse. The "
+        f"area is the difference; a full square is {_plain(unit)} or more, the median of {study.reference} itself."
+    )
+    ahead = ", ".join(f"{name} {int((sign * row > 0).sum())}" for name, row in zip(names, gain, strict=True))
+    alternative = (
+        f"A square for each policy and each of {len(folds)} folds. Folds in which a policy is better than "
+        f"{study.reference}: {ahead}. The table by fold has the numbers."
+    )
+    return Chart("folds", "Better or worse, fold by fold", caption, alternative, figure)
+
+
+def _square(x: float, y: float, side: float, tint: str) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.5 * side, y - 0.5 * side), side, side, facecolor=tint, linewidth=0)
 
 
 def _cut(text: str, most: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hedgerl.evaluation.comparison import Study
+from hedgerl.evaluation.folds import WalkForward
 from hedgerl.evaluation.metrics import METRICS, Metric, equity_curve
 from hedgerl.evaluation.result import Result, plain
 from hedgerl.risk import drawdown
@@ -142,6 +143,23 @@ def long_rows(studies: Sequence[Study]) -> list[dict[str, Any]]:
                     "high": row["high"],
                 }
             )
+        if isinstance(study, WalkForward):
+            rows += _fold_rows(study, head)
+    return rows
+
+
+def _fold_rows(study: WalkForward, head: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each number of each fold, then for each difference that holds beside all others."""
+    rows: list[dict[str, Any]] = []
+    for fold in study.folds:
+        for policy, result in fold.results.items():
+            more = {**head, "fold": fold.name, "regime": "all", "policy": policy, "quantity": "value", "against": None}
+            rows.append({**more, "metric": "episodes", "value": result.n_episodes})
+            rows += [{**more, "metric": name, "value": plain(number)} for name, number in result.metrics.items()]
+    for row in study.simultaneous_rows():
+        more = {**head, "regime": "all", "quantity": "simultaneous difference", "against": study.reference}
+        chosen = {key: row[key] for key in ("policy", "metric", "low", "high", "p_value")}
+        rows.append({**more, **chosen, "value": row["difference"]})
     return rows
 
 
@@ -149,6 +167,7 @@ LONG_COLUMNS = (
     *("study", "market", "task", "kind", "regime", "policy", "quantity", "against", "metric"),
     *("value", "low", "high"),
 )
+FOLD_COLUMNS = ("fold", "p_value")  # of a walk-forward, beside them
 
 
 def strict(item: Any) -> Any:

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from hedgerl.evaluation.comparison import Study
+from hedgerl.evaluation.folds import WalkForward
 from hedgerl.evaluation.metrics import METRICS
 from hedgerl.evaluation.result import TERMS, Result
 from hedgerl.report.assets import SCRIPT, STYLE
@@ -215,14 +216,14 @@ def _section(index: int, study: Study, numbers: Numbers, drawn: Mapping[str, tup
     episodes = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
     years = {result.years for result in study.results.values()}
     length = f" of {show(years.pop(), 3)} years" if len(years) == 1 else ""
-    kind = "real history, model marks" if study.kind == "history" else "simulated"
-    notes = [MODEL_MARKS] if study.kind == "history" else []
+    kind = {"history": f"real history, {'market quotes' if study.marks == 'quotes' else 'model marks'}"}
+    notes = [MODEL_MARKS] if study.kind == "history" and study.marks != "quotes" else []
     notes += [OVERLAP] if any(_overlaps(result) for result in study.results.values()) else []
     notes += [note for note in study.notes if note]
     notes += [f"{name}: {result.note}" for name, result in study.results.items() if result.note]
     parts = [
         f'<section aria-labelledby="study-{index + 1}"><h2 id="study-{index + 1}">{escape(label(study))}</h2>',
-        f"<p>{kind}; {episodes} episodes{length}.</p>",
+        f"<p>{kind.get(study.kind, 'simulated')}; {episodes} episodes{length}.</p>",
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
         _findings(study),
         _summary(study, numbers),
@@ -235,6 +236,7 @@ def _section(index: int, study: Study, numbers: Numbers, drawn: Mapping[str, tup
         + "</div>",
         f"<p>{NO_CURVE}</p>" if study.kind == "simulated" else "",
         _regimes(study, numbers),
+        *((_folds(study, numbers), _simultaneous(study, numbers)) if isinstance(study, WalkForward) else ()),
         _attribution(study, numbers),
         _targets(study, numbers),
         _everything(study, numbers),
@@ -364,6 +366,74 @@ def _regimes(study: Study, numbers: Numbers) -> str:
         sortable=False,
     )
     return f"<h3>Regimes</h3>{said}{table}"
+
+
+def _folds(study: WalkForward, numbers: Numbers) -> str:
+    """The measure of each policy in each fold, and the windows."""
+    about = metric(study.measure)
+    columns = [{name: value(result, study.measure) for name, result in each.results.items()} for each in study.folds]
+    places = decimals([number for column in columns for number in column.values()], about.unit)
+    whole = {name: value(result, study.measure) for name, result in study.results.items()}
+    rows = []
+    for policy in study.results:
+        cells = [
+            f'<td class="{"best" if policy in best(column, about.better) else ""}" '
+            f'data-v="{_sort_key(column[policy])}">{show(column[policy], places, about.unit)}</td>'
+            for column in [*columns, whole]
+        ]
+        rows.append(_row(policy, numbers, cells, study.reference))
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in (*(each.name for each in study.folds), "all"))
+    caption = f"{about.label} in each test window, by the month in which it begins, and over all of them"
+    table = _scroll(caption, f'<tr><th scope="col">Policy</th>{heads}</tr>', rows)
+    windows = []
+    for row in study.fold_rows():
+        days = (f"{row[key][0]} to {row[key][1]}" for key in ("train", "test"))
+        fitted = "; ".join(f"{name}: {_fitted(found)}" for name, found in row["fitted"].items()) or "nothing"
+        told = "".join(f"<td>{escape(text)}</td>" for text in (*days, str(row["episodes"]), fitted))
+        windows.append(f'<tr><th scope="row">{escape(row["fold"])}</th>{told}</tr>')
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Fold", "Fitted on", "Tested on", "Episodes", "Fitted"))
+    listed = _scroll("The windows, and what was fitted", f"<tr>{head}</tr>", windows, sortable=False)
+    return f"<h3>Folds</h3>{table}<details><summary>Windows</summary>{listed}</details>"
+
+
+def _fitted(found: Mapping[str, Any]) -> str:
+    """What was fitted, in a few words: plain numbers; of weights that there are some."""
+    numbers = {name: each for name, each in found.items() if isinstance(each, int | float)}
+    return ", ".join(f"{name} {each:.3g}" for name, each in numbers.items()) or "weights"
+
+
+def _simultaneous(study: WalkForward, numbers: Numbers) -> str:
+    """Which policies differ from the reference, as many as were tried."""
+    rows = study.simultaneous_rows()
+    if not rows:
+        return ""
+    about = metric(study.measure)
+    places = decimals([_number(row, "difference") for row in rows], about.unit)
+    lines = []
+    for row in rows:
+        middle, low, high = (_number(row, key) for key in ("difference", "low", "high"))
+        chance = _number(row, "p_value")
+        text = f"[{show(low, places, about.unit)}, {show(high, places, about.unit)}]"
+        word = ""
+        if chance < 1.0 - study.confidence:
+            word = "better" if (middle > 0) == (about.better == "high") else "worse"
+        cells = [
+            f'<td data-v="{_sort_key(middle)}">{show(middle, places, about.unit)}</td>',
+            f"<td>{text}</td>",
+            f'<td data-v="{_sort_key(chance)}">{show(chance, 3, "number")}</td>',
+            f'<td><span class="{"good" if word == "better" else "bad"}">{word}</span></td>' if word else "<td></td>",
+        ]
+        lines.append(_row(row["policy"], numbers, cells, None))
+    heads = "".join(
+        f'<th scope="col">{name}</th>'
+        for name in ("Difference", "Interval", "p-value", f"{100 * study.confidence:g} %")
+    )
+    caption = (
+        f"{about.label} less that of {study.reference}; intervals hold for all rows at once, and p-values count how "
+        "many policies were tried (Romano & Wolf 2005)"
+    )
+    table = _scroll(caption, f'<tr><th scope="col">Policy</th>{heads}</tr>', lines)
+    return f"<h3>Told apart from {escape(str(study.reference))}, as many as were tried</h3>{table}"
 
 
 def _attribution(study: Study, numbers: Numbers) -> str:

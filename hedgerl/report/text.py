@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hedgerl.evaluation.comparison import Study
+from hedgerl.evaluation.folds import WalkForward
 from hedgerl.evaluation.result import Result
 from hedgerl.report.numbers import decimals, label, metric, show, value
 
@@ -30,12 +31,46 @@ def table(studies: Sequence[Study]) -> str:
     blocks = []
     for study in studies:
         marks = "real spots, model marks" if study.kind == "history" else "simulated"
+        marks = "market quotes" if study.marks == "quotes" else marks
         blocks.append(_block(label(study), marks, study.results))
         for regime, results in study.regimes.items():
             if all(result.metrics for result in results.values()):
                 blocks.append(_block(f"{label(study)}: {regime}", marks, results))
     note = "P&L, risk and cost per 100 of initial spot x size of the book; a loss is positive in CVaR95."
     return "\n\n".join([*blocks, note])
+
+
+def fold_table(study: WalkForward) -> str:
+    """A walk-forward as lines: of each policy the measure over all folds, in how many of them it is better than the
+    reference, and the difference with its simultaneous interval and p-value; see `hedgerl.evaluation.folds`."""
+    about, reference = metric(study.measure), study.reference
+    sign = 1.0 if about.better == "high" else -1.0
+    own = [value(each.results[str(reference)], study.measure) for each in study.folds]
+    rows = {row["policy"]: row for row in study.simultaneous_rows()}
+    places = decimals([value(result, study.measure) for result in study.results.values()], about.unit)
+    head = f"{'policy':<{NAME}}{'value':>10}{'better in':>12}{'difference':>12}{'interval':>22}{'p':>8}"
+    level = f"{100 * study.confidence:g} %"
+    lines = [
+        f"{about.label} over {len(study.folds)} folds, and less that of {reference}; {level} intervals and p-values "
+        "hold for all rows at once",
+        head,
+        "-" * len(head),
+    ]
+    for name, result in study.results.items():
+        number = show(value(result, study.measure), places, about.unit)
+        cells = f"{_cut(name, NAME - 1):<{NAME}}{number:>10}"
+        row = rows.get(name)
+        if row is not None:
+            values = [value(each.results[name], study.measure) for each in study.folds]
+            ahead = sum(sign * (mine - theirs) > 0.0 for mine, theirs in zip(values, own, strict=True))
+            low, middle, high = (
+                show(float("nan") if row[key] is None else row[key], places, about.unit)
+                for key in ("low", "difference", "high")
+            )
+            chance = "" if row["p_value"] is None else f"{row['p_value']:.3f}"
+            cells += f"{f'{ahead} of {len(own)}':>12}{middle:>12}{f'[{low}, {high}]':>22}{chance:>8}"
+        lines.append(cells.replace("−", "-"))
+    return "\n".join(lines)
 
 
 def _block(name: str, marks: str, results: Mapping[str, Result]) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from hedgerl.evaluation.comparison import Study
+from hedgerl.evaluation.folds import WalkForward
 from hedgerl.evaluation.metrics import METRICS
 from hedgerl.report.charts import charts
 from hedgerl.report.drawing import png, style, svg
 from hedgerl.report.files import all_or_nothing
-from hedgerl.report.numbers import LONG_COLUMNS, label, long_rows, strict
+from hedgerl.report.numbers import FOLD_COLUMNS, LONG_COLUMNS, label, long_rows, strict
 from hedgerl.report.page import page
 
 MOST_EPISODES = 1000  # of a policy, for its study to be in episodes.csv
@@ -39,7 +40,8 @@ def write_report(
 
     report.html needs no other file. Beside it: results.json (all numbers, config, seed, commit, version), results.csv
     (a row a number: study, regime, policy, quantity, metric, value, low, high; quantity is "value", or "difference"
-    from `against`), charts/*.png, and episodes.csv (a row an episode, of studies of at most MOST_EPISODES a policy).
+    from `against`; of a walk-forward also fold and p_value), charts/*.png, and episodes.csv (a row an episode, of
+    studies of at most MOST_EPISODES a policy).
     The same arguments give the same bytes: nothing holds a date or a time of the run.
 
     A report that was there before is replaced as a whole, other files in `folder` stay, and an error leaves everything
@@ -67,7 +69,8 @@ def write_report(
                     file = stage / "charts" / f"{i + 1}_{_slug(study.market)}_{chart.name}.png"
                     file.write_bytes(png(chart, label(study)))
             drawn.append(pictures)
-        frame = pd.DataFrame(long_rows(studies), columns=list(LONG_COLUMNS))
+        folded = any(isinstance(study, WalkForward) for study in studies)
+        frame = pd.DataFrame(long_rows(studies), columns=[*LONG_COLUMNS, *(FOLD_COLUMNS if folded else ())])
         frame.to_csv(stage / "results.csv", index=False, lineterminator="\n")
         if small:
             _episodes(small).to_csv(stage / "episodes.csv", index=False, float_format="%.8g", lineterminator="\n")
@@ -99,16 +102,24 @@ def _studies(studies: Sequence[Study]) -> list[dict[str, Any]]:
             "market": study.market,
             "task": study.task,
             "kind": study.kind,
-            "marks": "model" if study.kind == "history" else "simulated",
+            "marks": study.marks or ("model" if study.kind == "history" else "simulated"),
             "reference": study.reference,
             "confidence": study.confidence,
             "policies": list(study.results),
             "rows": study.rows(),
             "differences": study.difference_rows(),
             "notes": list(study.notes),
+            **_folds(study),
         }
         for study in studies
     ]
+
+
+def _folds(study: Study) -> dict[str, Any]:
+    """What a walk-forward has beside what every study has."""
+    if not isinstance(study, WalkForward):
+        return {}
+    return {"measure": study.measure, "folds": study.fold_rows(), "simultaneous": study.simultaneous_rows()}
 
 
 def _episodes(studies: Sequence[Study]) -> pd.DataFrame:
