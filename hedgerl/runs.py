@@ -257,7 +257,7 @@ def _backtest(run: Run) -> list[Run]:
         rows.append(row)
         try:
             reference = study["reference"]
-            results = {each["policy"]: each for each in study["rows"]}
+            results = {each["policy"]: each for each in study["rows"] if each.get("regime", "all") == "all"}
             known = {name: _number(each.get("cvar_95")) for name, each in results.items()}
             own = results[reference]
             row.values |= {

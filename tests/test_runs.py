@@ -395,6 +395,17 @@ def test_a_real_training(tmp_path):
     assert "deep hedging" in lines[2]
 
 
+def test_a_backtest_on_history_with_regimes(tmp_path):
+    """Identity: the numbers are those of all episodes. Catches rows of a regime that take the place of the whole."""
+    periods = {"2017": ["2017-01-01", "2017-12-31"]}
+    config = configured("backtest", "market=none", "data=sp500", "baselines=[none,delta]", "agents=[]", "every=63")
+    config.regimes = periods
+    (study,) = backtest.run(config, tmp_path / "all" / "0")
+    _, (row,) = table("all")
+    assert study.regimes["2017"]["delta"].metrics["cvar_95"] != study.results["delta"].metrics["cvar_95"]
+    assert float(row["test"]) == pytest.approx(study.results["delta"].metrics["cvar_95"], rel=1e-9)
+
+
 def test_a_real_backtest(tmp_path):
     """Identity: the reference against the best of the others by CVaR 95 %, the difference with its sign turned."""
     config = configured("backtest", "data=none", "baselines=[none,lazy,delta]", "agents=[]")
