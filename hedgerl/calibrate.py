@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> None:
     hold = _held(given.hold or [], given.hurst)
     store = Store(given.store)
     chain = store.chain(given.underlying, _day(given.date))
-    quoted = expiries(chain, at=given.at)
+    quoted = expiries(chain, at=given.at, rate=given.rate)
     days = given.days or kind.days
     chosen = slices(
         quoted,
@@ -123,6 +123,7 @@ def _parser() -> _Parser:
     parser.add_argument("--out", default="calibration", metavar="DIR", help="folder of what is written")
     parser.add_argument("--name", metavar="NAME", help="of the market; by default underlying, day and model")
     parser.add_argument("--at", default="16:15", metavar="HH:MM", help="time of the quotes at the exchange")
+    parser.add_argument("--rate", type=float, metavar="R", help="a year; for American options, else parity tells")
     parser.add_argument("--days", nargs=2, type=float, metavar=("LOW", "HIGH"), help="to expiry (10 400; SABR: 15 60)")
     parser.add_argument(
         "--moneyness",

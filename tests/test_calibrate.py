@@ -178,3 +178,13 @@ def test_marks_of_a_shipped_market_are_near_the_chain(tmp_path):
         assert abs(own - quotes["volatility"][place]) < 0.01
         checked += 1
     assert checked > 20
+
+
+def test_american_options_need_a_rate(tmp_path, capsys):
+    """Behaviour: a chain of American options is refused without `--rate`, and fitted with it."""
+    chain_of_heston().assign(style="A").to_csv(tmp_path / "made.csv", index=False)
+    import_files("generic", [tmp_path / "made.csv"], tmp_path / "store")
+    given = ["market=heston", str(tmp_path / "store"), "--date", "2019-05-24", "--out", str(tmp_path), "--no-profile"]
+    assert run(*given) == 2
+    assert "rate must be given where options are American" in capsys.readouterr().err
+    assert run(*given, "--rate", "0.03", "--expiries", "3") == 0

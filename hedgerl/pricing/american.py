@@ -12,6 +12,7 @@ from hedgerl.pricing.implied_volatility import implied_volatility
 
 STEPS = 101  # of the tree, odd: prices are then within a thousandth of their time value
 _ROUNDS = 12
+_FAR = 40.0  # deviations at which chances are kept apart from 0 and 1
 _RANGE = (1e-3, 20.0)  # of volatilities that are looked for
 _CLOSE = 1e-7  # of the strike: a price that is met
 
@@ -100,6 +101,6 @@ def american_implied_volatility(
 
 def _inverted(z: np.ndarray, steps: int) -> np.ndarray:
     """The chance of an up move at which a binomial distribution is the normal one up to z."""
-    scaled = z / (steps + 1.0 / 3.0 + 0.1 / (steps + 1.0))
+    scaled = np.clip(z, -_FAR, _FAR) / (steps + 1.0 / 3.0 + 0.1 / (steps + 1.0))
     inverted: np.ndarray = 0.5 + 0.5 * np.sign(z) * np.sqrt(-np.expm1(-scaled * scaled * (steps + 1.0 / 6.0)))
     return inverted

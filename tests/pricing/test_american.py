@@ -44,6 +44,22 @@ def test_the_european_price_is_a_floor_and_met_where_nobody_exercises():
     assert float(call) == pytest.approx(40.0)
 
 
+def test_far_from_the_money():
+    """Limit: hundreds of deviations out an option is worth nothing, and as many in what exercising brings.
+
+    Catches chances of 0 and 1, of which the tree makes NaN.
+    """
+    for years, volatility in ((4 / 365, 0.002), (2.0, 5.0)):
+        put = american_price(100.0, np.array([20.0, 500.0]), years, volatility, rate=0.03, is_call=False)
+        call = american_price(100.0, np.array([20.0, 500.0]), years, volatility, dividend=0.03)
+        assert np.isfinite([*put, *call]).all()
+        if volatility < 1.0:
+            np.testing.assert_allclose([*put, *call], [0.0, 400.0, 80.0, 0.0], rtol=0, atol=1e-6)
+    price = american_price(100.0, 20.0, 4 / 365, 6.0, is_call=False)
+    found = american_implied_volatility(price, 100.0, 20.0, 4 / 365, is_call=False)
+    np.testing.assert_allclose(found, 6.0, rtol=1e-4)
+
+
 def test_calls_and_puts_mirror_each_other():
     """Identity: C(S, K, r, q) = P(K, S, q, r), McDonald & Schroder (1998)."""
     for strike in (80.0, 100.0, 125.0):
