@@ -1,4 +1,4 @@
-"""`hedgerl data import`, `check` and `surface`: option chains of vendors into a store, and what they imply."""
+"""`hedgerl data import`, `check` and `surface`: vendors' option chains and ticks into a store, and what they imply."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def _parser() -> _Parser:
         epilog="\n".join(["formats:", *(f"  {name:<21} {each.what}" for name, each in FORMATS.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add.add_argument("files", nargs="+", metavar="FILE", help="text, plain, gz or zip, or Parquet; those with parts of a day together")
+    add.add_argument("files", nargs="+", metavar="FILE", help="text, gz, zip or Parquet; parts of a day together")
     add.add_argument("--format", required=True, metavar="NAME", help="one of those below")
     add.add_argument("--store", required=True, metavar="DIR", help="folder of the store, made where there is none")
     add.add_argument("--underlying", metavar="SPX", help="what the options are on, where the files do not say")
-    add.add_argument("--date", metavar="YYYY-MM-DD", help="day of a quote table (cboe-quotes)")
+    add.add_argument("--date", metavar="YYYY-MM-DD", help="day of a quote table, or of ticks that have a time alone")
     add.add_argument("--decimal", metavar="SIGN", default=".", help="decimal sign, . or ,")
     look = commands.add_parser(
         "check",
@@ -184,6 +184,7 @@ def held(finding: Finding) -> str:
     rows = [
         ("table", "underlying", "first", "last", "days", "rows", "contracts", "expiries", "zero bids", "missing days")
     ]
+    ticks = [("ticks of", "quotes", "trades", "from", "to")]
     for each in finding.holdings:
         named = " ".join(each.missing[:_MISSING]) + (" ..." if len(each.missing) > _MISSING else "")
         is_chain = each.table == "chains"
@@ -196,7 +197,11 @@ def held(finding: Finding) -> str:
                 f"{len(each.missing)} {named}".strip(),
             )
         )
+        if each.table == "ticks":
+            ticks.append((each.underlying, f"{each.quotes}", f"{each.trades}", *each.times))
     lines = _table(rows, right=(4, 5, 6, 7, 8)) if finding.holdings else ["the store is empty"]
+    if len(ticks) > 1:
+        lines += ["", *_table(ticks, right=(1, 2))]
     return "\n".join([*lines, *(f"problem: {each}" for each in finding.problems)])
 
 

@@ -1,4 +1,4 @@
-"""Option chains of vendors in one shape: `import_files` writes a store, `Store` reads it."""
+"""Vendors' option chains and ticks in one shape: `import_files` writes a store, `Store` reads it."""
 
 from __future__ import annotations
 

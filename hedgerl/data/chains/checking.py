@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hedgerl.data.chains.schema import CHAINS, TABLES, fault, needs_pandera
+from hedgerl.data.chains.schema import CHAINS, TABLES, TICKS, fault, needs_pandera
 from hedgerl.data.chains.store import StoredFile, checksum, place, read_manifest, sorted_by
 from hedgerl.data.chains.trading_days import trading_days
 
@@ -30,6 +30,9 @@ class Holding:
     expiries: int
     missing: tuple[str, ...]  # trading days between the first and the last
     zero_bids: float  # share of the rows
+    quotes: int = 0  # ticks with a bid or an ask
+    trades: int = 0  # ticks with a price
+    times: tuple[str, str] = ("", "")  # of ticks: the earliest and the latest of any day, HH:MM:SS
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class _Sum:
     zero_bids: int = 0
     contracts: list[np.ndarray] = field(default_factory=list)
     expiries: set[int] = field(default_factory=set)
+    quotes: int = 0
+    trades: int = 0
+    times: list[np.timedelta64] = field(default_factory=list)
 
 
 def check(path: str | Path) -> Finding:
@@ -78,6 +84,7 @@ def _file(folder: Path, file: StoredFile, into: _Sum) -> Iterator[str]:
         yield "lies in another folder than its underlying and period"
     table = TABLES[file.table]
     days: dict[str, int] = {}
+    last = None  # of the groups before
     try:
         with pq.ParquetFile(where) as content:
             for group in range(content.num_row_groups):
@@ -87,6 +94,10 @@ def _file(folder: Path, file: StoredFile, into: _Sum) -> Iterator[str]:
                     yield wrong
                     return
                 yield from _order(rows, table.order, table.key)
+                first = rows[table.order[0]][0].as_py()
+                if last is not None and first < last:
+                    yield f"is not sorted by {table.order[0]}"
+                last = rows[table.order[0]][-1].as_py()
                 names = set(rows["underlying"].unique().to_pylist())
                 if names != {file.underlying}:
                     yield f"holds rows of {', '.join(sorted(names - {file.underlying}))}"
@@ -107,12 +118,19 @@ def _file(folder: Path, file: StoredFile, into: _Sum) -> Iterator[str]:
 def _order(rows: pa.Table, order: Sequence[str], key: Sequence[str]) -> Iterator[str]:
     if not sorted_by(rows, order).equals(rows):
         yield f"is not sorted by {', '.join(order)}"
-    if rows.select(key).to_pandas().duplicated().any():
+    if key and rows.select(key).to_pandas().duplicated().any():
         yield f"has rows of the same {', '.join(key)}"
 
 
 def _add(rows: pa.Table, table: str, into: _Sum) -> None:
     into.rows += rows.num_rows
+    if table == TICKS:
+        quoted, traded = rows["bid"].is_valid().to_numpy() | rows["ask"].is_valid().to_numpy(), rows["price"].is_valid()
+        into.quotes += int(quoted.sum())
+        into.trades += int(traded.to_numpy().sum())
+        times = rows["time"].to_numpy()
+        clock = times - times.astype("datetime64[D]")
+        into.times += [clock.min(), clock.max()]
     if table != CHAINS:
         return
     frame = rows.select(["root", "expiry", "strike", "right"]).to_pandas(date_as_object=False)
@@ -129,4 +147,11 @@ def _holding(table: str, underlying: str, each: _Sum) -> Holding:
         *(table, underlying, str(days[0]), str(days[-1]), days.size, each.rows, contracts, len(each.expiries)),
         missing=tuple(map(str, missing)),
         zero_bids=each.zero_bids / each.rows if each.rows else 0.0,
+        quotes=each.quotes,
+        trades=each.trades,
+        times=(_clock(min(each.times)), _clock(max(each.times))) if each.times else ("", ""),
     )
+
+
+def _clock(since_midnight: np.timedelta64) -> str:
+    return str(np.datetime64(0, "s") + since_midnight.astype("timedelta64[s]"))[11:]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hedgerl.data.chains.schema import CHAINS, UNDERLYINGS
+from hedgerl.data.chains.schema import CHAINS, TICKS, UNDERLYINGS
 from hedgerl.data.chains.trading_days import is_trading_day, last_trading_day
 from hedgerl.pricing._checks import nearest
 
@@ -55,6 +55,8 @@ class Format:
     preamble: Callable[[Sequence[str]], Mapping[str, Any]] | None = None  # what the lines above the header say
     member: Callable[[str], Mapping[str, Any] | None] | None = None  # what a name inside a zip says; None: not wanted
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    second: Callable[[str], str | None] | None = None  # by a file's name that of one to be read beside it, line by line
+    beside: int = 0  # cells of its lines that are wanted
 
     @property
     def sides(self) -> tuple[tuple[Names, Mapping[str, Any]], ...]:
@@ -67,6 +69,8 @@ class Format:
     def required(self) -> tuple[str, ...]:
         if self.table == UNDERLYINGS:
             return "quote_date", "underlying", "close"
+        if self.table == TICKS:  # and a bid and an ask, or a price
+            return "time", "underlying"
         return "quote_date", "underlying", "expiry", "strike", "right", "bid", "ask"
 
 
@@ -134,6 +138,62 @@ def _lean_member(name: str) -> Mapping[str, Any] | None:
     return {"underlying": match[1], "style": match[3], "right": match[4], "strike": repr(strike), "expiry": match[6]}
 
 
+_BARS = {"second": 10**9, "minute": 60 * 10**9}  # nanoseconds from the time of a bar to its end
+_LEAN_TICKS = {
+    ("bar", "quote"): (
+        *("time", "bid_open", "bid_high", "bid_low", "bid_close", "bid_size"),
+        *("ask_open", "ask_high", "ask_low", "ask_close", "ask_size"),
+    ),
+    ("bar", "trade"): ("time", "open", "high", "low", "close", "volume"),
+    ("tick", "quote"): ("time", "bid", "bid_size", "ask", "ask_size", "exchange", "condition", "suspicious"),
+    ("tick", "trade"): ("time", "price", "size", "exchange", "condition", "suspicious"),
+}
+
+
+def _lean_ticks(name: str) -> Mapping[str, Any] | None:
+    """Day, underlying and columns of `20131007_spy_second_quote.csv`."""
+    match = re.fullmatch(r"(?:.*/)?(\d{8})_([a-z0-9.]+)_(tick|second|minute)_(quote|trade)\.csv", name.lower())
+    on = day(match[1], (COMPACT,)) if match else None
+    if match is None or on is None:
+        return None
+    said = {"quote_date": on, "underlying": match[2], "unit": 10**6}
+    if match[3] == "tick":
+        return {**said, "layout": _LEAN_TICKS["tick", match[4]]}
+    return {**said, "layout": _LEAN_TICKS["bar", match[4]], "bar": _BARS[match[3]]}
+
+
+_LOBSTER = re.compile(r"([A-Z0-9.]+)_(\d{4}-\d{2}-\d{2})_(\d+_\d+)_message_(\d+)\.csv(\.gz)?")
+
+
+def _lobster_messages(name: str) -> Mapping[str, Any] | None:
+    """Day and underlying of `AAPL_2012-06-21_34200000_57600000_message_10.csv`."""
+    match = _LOBSTER.fullmatch(name)
+    on = day(match[2], (ISO,)) if match else None
+    return None if match is None or on is None else {"quote_date": on, "underlying": match[1], "unit": 10**9}
+
+
+def _lobster_book(name: str) -> str | None:
+    return name.replace("_message_", "_orderbook_") if _LOBSTER.fullmatch(name) else None
+
+
+TICK_SYNONYMS: Names = {
+    "time": (
+        *("timestamp", "datetime", "date_time", "quote_datetime", "ts", "ts_event", "sip_timestamp", "time", "time_m"),
+        *("quote_time", "trade_time", "epoch", "unix_time", "unixtime", "index_level_0"),
+    ),
+    "quote_date": ("quote_date", "date", "trade_date", "day"),
+    "underlying": ("underlying", "symbol", "ticker", "sym_root", "underlying_symbol"),
+    "bid": ("bid", "best_bid", "bid_price", "bidprice", "bid_px", "bid_px_00"),
+    "ask": ("ask", "best_ask", "ask_price", "askprice", "ask_px", "ask_px_00", "offer", "best_offer", "ofr"),
+    "bid_size": ("bid_size", "bidsize", "bidsiz", "best_bidsiz", "best_bid_size", "bid_sz", "bid_sz_00", "bid_qty"),
+    "ask_size": (
+        *("ask_size", "asksize", "asksiz", "best_asksiz", "best_ask_size", "ask_sz", "ask_sz_00", "ask_qty"),
+        *("offer_size", "ofrsiz", "best_ofrsiz"),
+    ),
+    "price": ("price", "trade_price", "last_price", "last", "px"),
+    "size": ("size", "trade_size", "last_size", "quantity", "qty", "volume", "shares"),
+    "source": ("source",),
+}
 SYNONYMS: Names = {
     "quote_date": ("quote_date", "quotedate", "date", "quote_day", "trade_date", "tradedate", "datadate"),
     "underlying": ("underlying", "underlying_symbol", "underlyingsymbol", "symbol", "ticker"),
@@ -257,6 +317,38 @@ FORMATS = {
             layout=tuple(_LEAN.split()),
             scale=10_000.0,
             member=_lean_member,
+        ),
+        Format(
+            "generic-ticks",
+            "quotes and trades of an underlying, a line each: time, bid, ask, sizes, price, size, or synonyms",
+            TICK_SYNONYMS,
+            table=TICKS,
+        ),
+        Format(
+            "lean-equity",
+            "QuantConnect LEAN, quotes and trades of an equity by tick, second or minute: a zip a day, prices x 10,000",
+            {
+                **{name: (name,) for name in ("time", "bid_size", "ask_size", "suspicious")},
+                **{"bid": ("bid", "bid_close"), "ask": ("ask", "ask_close")},
+                **{"price": ("price", "close"), "size": ("size", "volume")},
+            },
+            table=TICKS,
+            scale=10_000.0,
+            member=_lean_ticks,
+        ),
+        Format(
+            "lobster",
+            "LOBSTER: a message file and its order-book file, of which the first level is taken; prices x 10,000",
+            {name: (name,) for name in ("time", "event", "price", "size", "bid", "bid_size", "ask", "ask_size")},
+            table=TICKS,
+            layout=(
+                *("time", "event", "order", "size", "price", "direction"),
+                *("ask", "ask_size", "bid", "bid_size"),
+            ),
+            scale=10_000.0,
+            member=_lobster_messages,
+            second=_lobster_book,
+            beside=4,
         ),
         Format(
             "yahoo",

@@ -1,8 +1,8 @@
 """From vendors' files to a store, whatever their size: read and judge a chunk at a time, then settle a day at a time.
 
-Chunks go to a folder of spilled rows, a file for each underlying and day (year, for daily prices). Then each of these
-is freed of repeats, held against the day before, sorted, checked against the schema, and written beside what the store
-has of other days of the same month. Memory is bounded by a chunk and a day.
+Chunks go to a folder of spilled rows, a file for each underlying and day (half an hour for ticks, year for daily
+prices). Then each of these is freed of repeats, held against the day before, sorted, checked against the schema, and
+written beside what the store has of other days of the same month. Memory is bounded by a chunk and one of these.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from hedgerl.data.chains import formats
 from hedgerl.data.chains.formats import INDEX_OF, Format
 from hedgerl.data.chains.reading import Options, check_header, tables
-from hedgerl.data.chains.rules import DROPPED, FILE, LINE, Tally, is_stale, judged, without_repeats
-from hedgerl.data.chains.schema import CHAINS, TABLES, Table, fault, needs_pandera
+from hedgerl.data.chains.rules import DROPPED, FILE, LINE, Tally, is_stale, judged, ticks_in_order, without_repeats
+from hedgerl.data.chains.schema import CHAINS, TABLES, TICKS, Table, fault, needs_pandera
 from hedgerl.data.chains.schema import compute as pc
 from hedgerl.data.chains.store import (
     MANIFEST,
@@ -39,6 +39,7 @@ from hedgerl.data.chains.store import (
     StoredFile,
     checksum,
     exclusive,
+    period,
     place,
     read_manifest,
     sorted_by,
@@ -48,7 +49,7 @@ from hedgerl.files import synced, write_text
 
 ROWS = 50_000  # that are gathered before they are spilled
 _ROW_GROUP = 65_536
-Unit = tuple[str, str]  # underlying, and day or year: what is settled at once
+Unit = tuple[str, str]  # underlying, and half an hour, day or year: what is settled at once
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,12 @@ def import_files(
     kind, options = formats.found(format), _options(underlying, date, decimal)
     paths = _paths(files)
     folder = Path(store)
-    for path in paths:
-        check_header(path, kind, options)
+    seconds = _seconds(kind, paths)
+    for number, path in enumerate(paths):
+        if not path.is_file():
+            raise ValueError(f"{path} must be a file, and is not there: check the path")
+        if number not in seconds:
+            check_header(path, kind, options)
     before = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     sums = [checksum(path) for path in paths]
     with exclusive(folder):
@@ -108,10 +113,10 @@ def import_files(
         spill.mkdir()
         try:
             tally = Tally([str(path) for path in paths])
-            units = _spilled(kind, options, paths, spill, tally)
+            units = _spilled(kind, options, paths, seconds, spill, tally)
             if before != [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]:
                 raise ValueError("a file was changed while it was read: import it again")
-            _refuse_unreadable(tally)
+            _refuse_unreadable(tally, seconds)
             done = _Settled(Store(folder) if (folder / MANIFEST).exists() else None, manifest, folder, kind, tally)
             new = done.files(units, spill)
             tally.close()
@@ -155,6 +160,25 @@ def _paths(files: Sequence[str | Path]) -> list[Path]:
     return paths
 
 
+def _seconds(kind: Format, paths: Sequence[Path]) -> frozenset[int]:
+    """Places of the files that are read line by line with another one, which must be given, too."""
+    if kind.second is None:
+        return frozenset()
+    wanted: dict[Path, Path] = {}
+    for path in paths:
+        name = kind.second(path.name)
+        if name is not None:
+            wanted[path.with_name(name)] = path
+    for second, first in wanted.items():
+        if second not in paths:
+            raise ValueError(f"{first} needs {second.name} of the same folder: give both")
+    places = frozenset(number for number, path in enumerate(paths) if path in wanted)
+    for number, path in enumerate(paths):
+        if number not in places and path not in wanted.values():
+            raise ValueError(f"{path} is not a file of the format {kind.name} whose pair is given: {kind.what}")
+    return places
+
+
 def _known(manifest: Manifest, format: str, options: Mapping[str, Any], sums: Sequence[str]) -> bool:
     """Whether each file came in before, by the same format and options."""
     had = {
@@ -166,9 +190,11 @@ def _known(manifest: Manifest, format: str, options: Mapping[str, Any], sums: Se
     return had.issuperset(sums)
 
 
-def _refuse_unreadable(tally: Tally) -> None:
+def _refuse_unreadable(tally: Tally, seconds: frozenset[int]) -> None:
     """ValueError for a file of which no row could be read: it is of another format, or empty."""
     for file, name in enumerate(tally.names):
+        if file in seconds:
+            continue
         if tally.read[file] == 0:
             raise ValueError(f"{name} is empty: below its header it must hold a line for each row")
         if tally.hits["unreadable", file] == tally.read[file]:
@@ -180,12 +206,16 @@ def _refuse_unreadable(tally: Tally) -> None:
 # Reading
 
 
-def _spilled(kind: Format, options: Options, paths: Sequence[Path], spill: Path, tally: Tally) -> dict[Unit, Path]:
+def _spilled(
+    kind: Format, options: Options, paths: Sequence[Path], seconds: frozenset[int], spill: Path, tally: Tally
+) -> dict[Unit, Path]:
     """Writes the rows that pass the rules of one row to a file for each unit."""
     units: dict[Unit, Path] = {}
     gathered: list[pa.Table] = []
     n = 0
     for number, path in enumerate(paths):
+        if number in seconds:
+            continue
         for chunk in tables(number, path, kind, options, tally):
             gathered.append(judged(kind.table, chunk, tally))
             n += gathered[-1].num_rows
@@ -198,7 +228,8 @@ def _spilled(kind: Format, options: Options, paths: Sequence[Path], spill: Path,
 
 
 def _append(content: pa.Table, table: Table, spill: Path, units: dict[Unit, Path]) -> None:
-    content = content.sort_by([("underlying", "ascending"), ("quote_date", "ascending")])
+    when = "time" if table.name == TICKS else "quote_date"
+    content = content.sort_by([("underlying", "ascending"), (when, "ascending")])
     names = pc.rank(content["underlying"], tiebreaker="min").to_numpy()
     parts = _units(content, table)
     change = np.flatnonzero((names[1:] != names[:-1]) | (parts[1:] != parts[:-1])) + 1
@@ -216,7 +247,9 @@ def _append(content: pa.Table, table: Table, spill: Path, units: dict[Unit, Path
 
 
 def _units(content: pa.Table, table: Table) -> np.ndarray:
-    """Day or year of each row, (n,) datetime64."""
+    """Half an hour, day or year of each row, (n,) datetime64."""
+    if table.name == TICKS:
+        return content["time"].to_numpy().astype("datetime64[30m]")
     days = content["quote_date"].cast(pa.int32()).to_numpy().astype("datetime64[D]")
     return days if table.name == CHAINS else days.astype("datetime64[Y]")
 
@@ -247,12 +280,11 @@ class _Settled:
     def files(self, units: Mapping[Unit, Path], spill: Path) -> list[StoredFile]:
         """The new files, written and synced."""
         new = []
-        length = 7 if self.table.period == "M" else 4
 
-        def period(unit: Unit) -> tuple[str, str]:
-            return unit[0], unit[1][:length]
+        def together(unit: Unit) -> tuple[str, str]:
+            return unit[0], period(self.table.name, unit[1])
 
-        for (underlying, when), group in itertools.groupby(sorted(units), key=period):
+        for (underlying, when), group in itertools.groupby(sorted(units), key=together):
             fresh = self._fresh([(unit, units[unit]) for unit in group])
             first = next(fresh, None)
             if first is None:  # all of its rows were dropped
@@ -261,12 +293,11 @@ class _Settled:
         return new
 
     def _fresh(self, units: Sequence[tuple[Unit, Path]]) -> Iterator[tuple[str, pa.Table]]:
-        """(day, rows) of the new days, in order."""
+        """(day, rows) of the new days, in order; a day of ticks comes in parts."""
         for (underlying, _), file in units:
-            content = without_repeats(_unspilled(file), self.table.key, self.tally)
+            content = _unspilled(file)
             file.unlink()
-            content = sorted_by(content, self.table.order)
-            for day, rows in _by_day(content):
+            for day, rows in self._parts(content):
                 if self.table.name == CHAINS and self._is_stale(underlying, np.datetime64(day), rows):
                     continue
                 for number, count in zip(*np.unique(rows[FILE].to_numpy(), return_counts=True), strict=True):
@@ -274,8 +305,21 @@ class _Settled:
                 rows = rows.drop_columns([FILE, LINE]).cast(self.table.schema)
                 if self.table.name == CHAINS:
                     self._before = underlying, np.datetime64(day), rows
-                self.kept.setdefault(underlying, {})[day] = rows.num_rows
+                days = self.kept.setdefault(underlying, {})
+                days[day] = days.get(day, 0) + rows.num_rows
                 yield day, rows
+
+    def _parts(self, content: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """(day, rows) sorted and without repeats; of ticks, as there may be many, some at a time."""
+        if self.table.name != TICKS:
+            content = without_repeats(content, self.table.key, self.tally)
+            yield from _by_day(sorted_by(content, self.table.order))
+            return
+        content = content.combine_chunks()
+        places = ticks_in_order(content, self.tally)
+        for start in range(0, places.size, _ROW_GROUP):
+            rows = content.take(places[start : start + _ROW_GROUP])
+            yield str(rows["quote_date"][0].as_py()), rows
 
     def _is_stale(self, underlying: str, day: np.datetime64, rows: pa.Table) -> bool:
         before = self._day_before(underlying, day)
@@ -312,7 +356,7 @@ class _Settled:
                 waiting.clear()
 
             for day, rows in self._merged(self.manifest.index.get((self.table.name, underlying, when)), fresh):
-                days[day] = rows.num_rows
+                days[day] = days.get(day, 0) + rows.num_rows
                 waiting.append(rows)
                 if sum(each.num_rows for each in waiting) >= _ROW_GROUP:
                     write()
@@ -328,6 +372,9 @@ class _Settled:
 
     def _merged(self, old: StoredFile | None, fresh: Iterator[tuple[str, pa.Table]]) -> Iterator[tuple[str, pa.Table]]:
         """The days of the old file and the new ones, in order; of a day in both the new rows."""
+        if old is not None and self.table.period == "D":  # the one day of the file is replaced
+            self.replaced.update({"days": 1, "rows": sum(old.days.values())})
+            old = None
         kept = iter(()) if old is None else _stored(self.folder / old.path)
         both = heapq.merge(
             ((day, 0, rows) for day, rows in fresh), ((day, 1, rows) for day, rows in kept), key=lambda item: item[:2]

@@ -6,31 +6,30 @@ import csv
 import gzip
 import io
 import itertools
-import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from hedgerl.data.chains.formats import DATES, EUROPEAN, INDEX_OF, SYNONYMS, US, Format, Names, day, normal
+from hedgerl.data.chains.cells import Bad, Cells, looked_up, replaced, true
+from hedgerl.data.chains.formats import EUROPEAN, INDEX_OF, SYNONYMS, Format, Names, normal
 from hedgerl.data.chains.rules import FILE, LINE, Tally
-from hedgerl.data.chains.schema import CHAINS, TABLES
+from hedgerl.data.chains.schema import CHAINS, TABLES, TICKS
 from hedgerl.data.chains.schema import compute as pc
+from hedgerl.data.chains.tick_rows import tick_rows
 from hedgerl.pricing._checks import nearest
 
 LINES = 50_000  # of a chunk: 15 columns of text of them are 50 MB
 _HEADER_LINES = 12  # among which the header must be
 _DELIMITERS = (",", ";", "\t", "|")
-_MISSING = ("", "nan", "NaN", "NAN", "na", "NA", "N/A", "n/a", "null", "NULL", "None", "none", ".", "-", "--", "#N/A")
-_NUMBER = r"^-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
 _SYMBOL = r"^\^?(?P<root>[A-Z][A-Z0-9./]*?) *(?:\d{6}[CP]\d{8})?$"  # a root alone, or OCC's 21 signs, blanks or not
 _RIGHTS = {"c": "C", "call": "C", "calls": "C", "p": "P", "put": "P", "puts": "P"}
 _STYLES = {"e": "E", "european": "E", "a": "A", "american": "A"}
@@ -60,19 +59,6 @@ class _Plan:
     named: str  # the source of each row
 
 
-@dataclass
-class _Bad:
-    """The first cell of each row that cannot be read."""
-
-    rows: np.ndarray  # (n,) bool
-    told: dict[int, str] = field(default_factory=dict)
-
-    def add(self, wrong: np.ndarray, column: str, cells: pa.Array, why: str) -> None:
-        for row in np.flatnonzero(wrong & ~self.rows)[:3]:
-            self.told[int(row)] = f"column {column} must be {why}, got {cells[int(row)].as_py()!r}"
-        self.rows |= wrong
-
-
 def tables(place: int, path: Path, kind: Format, options: Options, tally: Tally) -> Iterator[pa.Table]:
     """The typed rows of a file, a table a chunk, with FILE and LINE; what cannot be read is counted in the tally.
 
@@ -89,9 +75,7 @@ def tables(place: int, path: Path, kind: Format, options: Options, tally: Tally)
 
 
 def check_header(path: Path, kind: Format, options: Options) -> None:
-    """Raises ValueError where a file is not there, empty, or has not the format's columns."""
-    if not path.is_file():
-        raise ValueError(f"{path} must be a file, and is not there: check the path")
+    """Raises ValueError where a file is empty, or has not the format's columns."""
     with _told(path):
         for label, said, stream in _streams(path, kind):
             _plan(0, label, path.name, said, stream, kind, options)
@@ -111,12 +95,41 @@ def _told(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} cannot be read: it is encrypted") from error
 
 
-def _streams(path: Path, kind: Format) -> Iterator[tuple[str, Mapping[str, Any], TextIO]]:
-    """(label, what the name says, text) of the file, or of each file in a zip that is wanted."""
+def _streams(path: Path, kind: Format) -> Iterator[tuple[str, Mapping[str, Any], Iterable[str]]]:
+    """(label, what the name says, lines) of the file, or of each file in a zip that is wanted."""
+    second = kind.second(path.name) if kind.second else None
+    if second is None:
+        yield from _own(path, kind)
+        return
+    plain = replace(kind, member=None)
+    for label, said, stream in _own(path, kind):
+        with _told(path.with_name(second)):
+            for other, _, beside in _own(path.with_name(second), plain):
+                yield label, said, _joined(label, stream, other, beside, kind)
+
+
+def _joined(label: str, first: Iterable[str], other: str, second: Iterable[str], kind: Format) -> Iterator[str]:
+    """Lines of two files, one beside the other: a whole one of the first, and the cells of the second that are wanted.
+
+    Where one of them has not its number of cells they are not joined, so that the line is told to be unreadable.
+    """
+    for number, (line, beside) in enumerate(itertools.zip_longest(first, second), 1):
+        if line is None or beside is None:
+            longer, shorter = (other, label) if line is None else (label, other)
+            raise ValueError(
+                f"{longer} goes on at line {number}, where {shorter} ends: they belong together by the line"
+            )
+        cells = beside.rstrip("\r\n").split(",")[: kind.beside]
+        if line.count(",") == len(kind.layout) - kind.beside - 1 and len(cells) == kind.beside:
+            line = ",".join([line.rstrip("\r\n"), *cells]) + "\n"
+        yield line
+
+
+def _own(path: Path, kind: Format) -> Iterator[tuple[str, Mapping[str, Any], TextIO]]:
     with open(path, "rb") as raw:
         start = raw.read(4)
     if start == b"PAR1":
-        with io.BufferedReader(_Written(path)) as content:
+        with io.BufferedReader(_Written(path, times=kind.table == TICKS)) as content:
             yield str(path), _of_name(kind, path.name), _text(content, path)
     elif start[:2] == b"\x1f\x8b":
         with gzip.open(path, "rb") as content:
@@ -137,11 +150,14 @@ def _streams(path: Path, kind: Format) -> Iterator[tuple[str, Mapping[str, Any],
 
 
 class _Written(io.RawIOBase):
-    """A Parquet file as the text of a CSV file, times as days; a row is a line, the first after the header line 2."""
+    """A Parquet file as the text of a CSV file; a row is a line, the first after the header line 2.
 
-    def __init__(self, path: Path) -> None:
+    times : timestamps are written to the nanosecond, else as days
+    """
+
+    def __init__(self, path: Path, times: bool) -> None:
         super().__init__()
-        self._path = path
+        self._path, self._times = path, times
         self._parts = self._text_of_batches()
         self._rest = b""
 
@@ -167,22 +183,23 @@ class _Written(io.RawIOBase):
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self._path} cannot be read: {' '.join(str(error).split())}") from error
 
-    @staticmethod
-    def _text_of(batch: pa.RecordBatch, header: bool) -> bytes:
+    def _text_of(self, batch: pa.RecordBatch, header: bool) -> bytes:
         columns = {
-            name: column.cast(pa.date32(), safe=False) if pa.types.is_timestamp(column.type) else column
+            name: column.cast(pa.date32(), safe=False)
+            if pa.types.is_timestamp(column.type) and not self._times
+            else column
             for name, column in zip(batch.schema.names, batch.columns, strict=True)
         }
-        for style in ("none", "needed"):  # without quotes lines are split four times as fast
-            out = pa.BufferOutputStream()
-            try:
-                pacsv.write_csv(pa.table(columns), out, pacsv.WriteOptions(include_header=header, quoting_style=style))
-            except pa.ArrowInvalid:
-                if style == "needed":
-                    raise
-                continue
-            break
-        return bytes(out.getvalue().to_pybytes())
+        try:  # without quotes lines are split four times as fast
+            return _csv(pa.table(columns), header, "none")
+        except pa.ArrowInvalid:
+            return _csv(pa.table(columns), header, "needed")
+
+
+def _csv(content: pa.Table, header: bool, quotes: Literal["none", "needed"]) -> bytes:
+    out = pa.BufferOutputStream()
+    pacsv.write_csv(content, out, pacsv.WriteOptions(include_header=header, quoting_style=quotes))
+    return bytes(out.getvalue().to_pybytes())
 
 
 def _of_name(kind: Format, name: str) -> Mapping[str, Any]:
@@ -203,7 +220,7 @@ def _text(content: Any, path: Path) -> TextIO:
     return io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape")
 
 
-def _lines(stream: TextIO) -> Iterator[str]:
+def _lines(stream: Iterable[str]) -> Iterator[str]:
     for line in stream:
         yield line if line.isascii() else _latin(line)
 
@@ -228,14 +245,14 @@ def _cells(line: str, delimiter: str) -> list[str] | None:
 
 
 def _plan(
-    file: int, label: str, name: str, said: Mapping[str, Any], stream: TextIO, kind: Format, options: Options
+    file: int, label: str, name: str, said: Mapping[str, Any], stream: Iterable[str], kind: Format, options: Options
 ) -> tuple[_Plan, Iterator[str]]:
     """The plan, and the lines below the header."""
     known = {**kind.fixed, **said}
     below: Iterator[str] = _lines(stream)
-    header: Sequence[str] = kind.layout
+    header: Sequence[str] = known.pop("layout", kind.layout)
     delimiter, first = ",", 1
-    if not kind.layout:
+    if not header:
         top = list(itertools.islice(below, _HEADER_LINES))
         if not any(line.strip() for line in top):
             raise ValueError(f"{label} is empty: it must hold a header and a line for each row")
@@ -245,7 +262,8 @@ def _plan(
             known |= kind.preamble(top[:number])
         below = itertools.chain(top[number + 1 :], below)
     if options.date is not None:
-        if "quote_date" in kind.columns:
+        of_times = kind.table == TICKS and not _placed(header, {"quote_date": kind.columns.get("quote_date", ())})
+        if "quote_date" in said or ("quote_date" in kind.columns and not of_times):
             raise ValueError(f"{label} says itself of which days its rows are: leave --date out")
         known["quote_date"] = options.date
     asked = options.underlying
@@ -261,10 +279,19 @@ def _plan(
         for wanted in sorted(kind.required, key=lambda each: each not in names):
             if wanted not in side and wanted not in fact:
                 raise ValueError(_missing(label, first - 1, wanted, names.get(wanted, ()), header))
+        if kind.table == TICKS and (unsaid := _unsaid(side)):
+            raise ValueError(_missing(label, first - 1, unsaid, names[unsaid], header))
         places.append(side)
         facts.append(fact)
     named = f"{kind.name}:{name}"
     return _Plan(file, label, delimiter, tuple(header), first, tuple(places), tuple(facts), named), below
+
+
+def _unsaid(side: Collection[str]) -> str | None:
+    """The column that a file of ticks lacks: the other one of bid and ask, or a price where it has neither."""
+    if ("bid" in side) != ("ask" in side):
+        return "ask" if "bid" in side else "bid"
+    return None if "bid" in side or "price" in side else "price"
 
 
 def _header(top: Sequence[str], kind: Format) -> tuple[int, str, list[str]]:
@@ -313,7 +340,7 @@ def _rows(
     label: str,
     name: str,
     said: Mapping[str, Any],
-    stream: TextIO,
+    stream: Iterable[str],
     kind: Format,
     options: Options,
     tally: Tally,
@@ -345,7 +372,10 @@ def _rows(
         else:
             columns = _split("".join(good), width, wanted, plan.delimiter)
         for side, known in zip(plan.sides, plan.known, strict=True):
-            yield _typed(plan, side, known, columns, np.array(places), kind, options, tally)
+            bad = Bad(np.zeros(len(places), dtype=bool))
+            lines_of = np.array(places)
+            cells_of = Cells(label, plan.header, side, known, columns, lines_of, options.decimal, bad)
+            yield _typed(plan, cells_of, known, kind, options, tally)
 
 
 def _split(text: str, width: int, wanted: Sequence[int], delimiter: str) -> dict[int, pa.Array]:
@@ -363,50 +393,61 @@ def _split(text: str, width: int, wanted: Sequence[int], delimiter: str) -> dict
 
 
 def _typed(
-    plan: _Plan,
-    side: Mapping[str, int],
-    known: Mapping[str, Any],
-    columns: Mapping[int, pa.Array],
-    lines: np.ndarray,
-    kind: Format,
-    options: Options,
-    tally: Tally,
+    plan: _Plan, cells: Cells, known: Mapping[str, Any], kind: Format, options: Options, tally: Tally
 ) -> pa.Table:
-    n, table = lines.size, TABLES[kind.table]
-    bad = _Bad(np.zeros(n, dtype=bool))
+    n, table, bad = cells.n, TABLES[kind.table], cells.bad
+    flagged = np.zeros(n, dtype=bool)
+    if kind.table == TICKS:
+        content, flagged = tick_rows(cells, kind)
+        if "bar" in known:
+            tally.bars.add(plan.file)
+    else:
+        content = _content(cells, known, kind)
+    both = _middle(cells, content, kind)
+    _words(kind, content, cells)
+    source = cells.text("source")
+    content["source"] = pa.repeat(pa.scalar(plan.named), n) if source is None else source.fill_null(plan.named)
+    content[FILE] = pa.array(np.full(n, plan.file, dtype=np.int32))
+    content[LINE] = pa.array(cells.lines.astype(np.int64))
+    good = pa.table(
+        [content[each] for each in (*table.schema.names, FILE, LINE)], names=[*table.schema.names, FILE, LINE]
+    )
+    tally.add("unreadable", good, bad.rows, lambda row: bad.told[row] if row in bad.told else "see the rows before")
+    tally.add("underlying_mid", good, both & ~bad.rows, lambda row: f"{good['underlying_price'][row].as_py():g}")
+    tally.add("suspicious", good, flagged & ~bad.rows, lambda row: str(good["time"][row].as_py()))
+    left = ~bad.rows & ~flagged
+    good = good if left.all() else good.filter(pa.array(left))
+    if options.underlying is not None:
+        other = good["underlying"].to_numpy() != options.underlying
+        tally.add("other_underlying", good, other, lambda row: str(good["underlying"][row].as_py()))
+        good = good.filter(pa.array(~other)) if other.any() else good
+    return good.cast(raw_schema(kind.table))
 
-    def cells(name: str) -> pa.Array | None:
-        """A field's text, empty cells null; None where the file has no such column."""
-        if name in side:
-            text = pc.utf8_trim_whitespace(columns[side[name]])
-            return pc.if_else(pc.is_in(text, value_set=pa.array(_MISSING)), pa.scalar(None, pa.string()), text)
-        if isinstance(known.get(name), str):
-            return pa.repeat(pa.scalar(known[name], pa.string()), n)
-        return None
 
-    def title(name: str) -> str:
-        return plan.header[side[name]] if name in side else name
-
+def _content(cells: Cells, known: Mapping[str, Any], kind: Format) -> dict[str, pa.Array]:
+    """Dates and numbers of option quotes and daily prices."""
     content: dict[str, pa.Array] = {}
-    for each in table.fields:
-        text = cells(each.name)
+    n, bad = cells.n, cells.bad
+    for each in TABLES[kind.table].fields:
+        text, title = cells.text(each.name), cells.title(each.name)
         if isinstance(known.get(each.name), np.datetime64):
             content[each.name] = pa.repeat(pa.scalar(known[each.name].item(), pa.date32()), n)
         elif each.kind == "date" and text is not None:
-            content[each.name] = _dates(plan, title(each.name), text, lines, kind, bad)
+            days = cells.days(each.name, text, kind.dates)
+            bad.add(np.isnat(days), title, text, f"a date {' or '.join(kind.dates)}")
+            content[each.name] = pa.array(days, pa.date32())
         elif each.kind in ("number", "count"):
             if text is None:
-                content[each.name] = pa.nulls(n, table.schema.field(each.name).type)
+                content[each.name] = pa.nulls(n, TABLES[kind.table].schema.field(each.name).type)
                 continue
-            scale = kind.scale if each.name in _SCALED else 1.0
-            values = _numbers(title(each.name), text, options.decimal, bad) / scale
+            values = cells.numbers(each.name) / (kind.scale if each.name in _SCALED else 1.0)
             if each.name in ("strike", "close"):
-                bad.add(~(values > 0), title(each.name), text, "a positive number")
+                bad.add(~(values > 0), title, text, "a positive number")
             if each.name == "last" or each.kind == "count":
-                bad.add(values < 0, title(each.name), text, "no negative number")
+                bad.add(values < 0, title, text, "no negative number")
             if each.kind == "count":
-                bad.add(~np.isnan(values) & (values != np.floor(values)), title(each.name), text, "a whole number")
-                bad.add(values >= 2.0**53, title(each.name), text, "below 2^53")
+                bad.add(~np.isnan(values) & (values != np.floor(values)), title, text, "a whole number")
+                bad.add(values >= 2.0**53, title, text, "below 2^53")
             empty = np.isnan(values)
             whole = np.where(empty | bad.rows, 0.0, values)
             content[each.name] = (
@@ -414,34 +455,18 @@ def _typed(
                 if each.kind == "number"
                 else pa.array(whole.astype(np.int64), mask=empty | bad.rows)
             )
-    if kind.table == CHAINS and "underlying_bid" in side and "underlying_ask" in side:
-        low, high = (
-            _numbers(title(name), cells(name), options.decimal, bad) / kind.scale
-            for name in ("underlying_bid", "underlying_ask")
-        )
-        with np.errstate(invalid="ignore"):
-            both = (low > 0) & (high >= low)
-        content["underlying_price"] = pc.if_else(
-            pa.array(both), pa.array(0.5 * (low + high)), content["underlying_price"]
-        )
-    else:
-        both = np.zeros(n, dtype=bool)
-    _words(kind, content, cells, title, bad, n)
-    source = cells("source")
-    content["source"] = pa.repeat(pa.scalar(plan.named), n) if source is None else source.fill_null(plan.named)
-    content[FILE] = pa.array(np.full(n, plan.file, dtype=np.int32))
-    content[LINE] = pa.array(lines.astype(np.int64))
-    good = pa.table(
-        [content[each] for each in (*table.schema.names, FILE, LINE)], names=[*table.schema.names, FILE, LINE]
-    )
-    tally.add("unreadable", good, bad.rows, lambda row: bad.told[row] if row in bad.told else "see the rows before")
-    tally.add("underlying_mid", good, both & ~bad.rows, lambda row: f"{good['underlying_price'][row].as_py():g}")
-    good = good.filter(pa.array(~bad.rows)) if bad.rows.any() else good
-    if options.underlying is not None:
-        other = good["underlying"].to_numpy() != options.underlying
-        tally.add("other_underlying", good, other, lambda row: str(good["underlying"][row].as_py()))
-        good = good.filter(pa.array(~other)) if other.any() else good
-    return good.cast(raw_schema(kind.table))
+    return content
+
+
+def _middle(cells: Cells, content: dict[str, pa.Array], kind: Format) -> np.ndarray:
+    """The underlying's price is the middle of its bid and ask where there are both: (n,) bool."""
+    if kind.table != CHAINS or not {"underlying_bid", "underlying_ask"} <= set(cells.places):
+        return np.zeros(cells.n, dtype=bool)
+    low, high = (cells.numbers(name) / kind.scale for name in ("underlying_bid", "underlying_ask"))
+    with np.errstate(invalid="ignore"):
+        both: np.ndarray = (low > 0) & (high >= low)
+    content["underlying_price"] = pc.if_else(pa.array(both), pa.array(0.5 * (low + high)), content["underlying_price"])
+    return both
 
 
 def raw_schema(table: str) -> pa.Schema:
@@ -450,97 +475,34 @@ def raw_schema(table: str) -> pa.Schema:
     return pa.schema([*fields, pa.field(FILE, pa.int32()), pa.field(LINE, pa.int64())])
 
 
-def _words(kind: Format, content: dict[str, pa.Array], cells: Any, title: Any, bad: _Bad, n: int) -> None:
+def _words(kind: Format, content: dict[str, pa.Array], cells: Cells) -> None:
     """Underlying, and of an option root, right and style, from their texts."""
-    text = cells("underlying")
+    bad = cells.bad
+    text = cells.text("underlying")
     upper = pc.utf8_upper(text)
     named = pc.utf8_trim_whitespace(pc.utf8_ltrim(upper, "^$"))
-    bad.add(
-        _true(pc.or_(pc.is_null(named), pc.equal(pc.fill_null(named, ""), ""))), title("underlying"), text, "a name"
-    )
-    content["underlying"] = _replaced(named, INDEX_OF)
+    nameless = true(pc.or_(pc.is_null(named), pc.equal(pc.fill_null(named, ""), "")))
+    bad.add(nameless, cells.title("underlying"), text, "a name")
+    content["underlying"] = replaced(named, INDEX_OF)
     if kind.table != CHAINS:
         return
-    symbols = cells("root")
+    symbols = cells.text("root")
     if symbols is None:
         content["root"] = named
     else:
         upper = pc.utf8_upper(symbols)
         found = pc.struct_field(pc.extract_regex(upper, _SYMBOL), "root")
-        bad.add(_true(pc.is_null(found)), title("root"), symbols, "a root or an OCC symbol")
+        bad.add(true(pc.is_null(found)), cells.title("root"), symbols, "a root or an OCC symbol")
         content["root"] = found
-    right = cells("right")
-    content["right"] = _looked_up(right, _RIGHTS)
-    bad.add(_true(pc.is_null(content["right"])), title("right"), right, "call or put")
-    style = cells("style")
+    right = cells.text("right")
+    content["right"] = looked_up(right, _RIGHTS)
+    bad.add(true(pc.is_null(content["right"])), cells.title("right"), right, "call or put")
+    style = cells.text("style")
     by_class = pc.if_else(pc.is_in(content["underlying"], value_set=pa.array(sorted(EUROPEAN))), "E", "A")
     if style is None:
         content["style"] = by_class
     else:
-        read = _looked_up(style, _STYLES)
-        bad.add(_true(pc.and_(pc.is_null(read), pc.is_valid(style))), title("style"), style, "European or American")
+        read = looked_up(style, _STYLES)
+        unknown = true(pc.and_(pc.is_null(read), pc.is_valid(style)))
+        bad.add(unknown, cells.title("style"), style, "European or American")
         content["style"] = pc.coalesce(read, by_class)
-
-
-def _looked_up(text: pa.Array, words: Mapping[str, str]) -> pa.Array:
-    """The word that each text stands for, null where it is none."""
-    place = pc.index_in(pc.utf8_lower(text), value_set=pa.array(list(words)))
-    return pa.array(list(words.values())).take(place)
-
-
-def _replaced(text: pa.Array, words: Mapping[str, str]) -> pa.Array:
-    place = pc.index_in(text, value_set=pa.array(list(words)))
-    return pc.coalesce(pa.array(list(words.values())).take(place), text)
-
-
-def _dates(plan: _Plan, title: str, text: pa.Array, lines: np.ndarray, kind: Format, bad: _Bad) -> pa.Array:
-    """Days; a file repeats them, so each writing is read once. Raises ValueError where they are day first."""
-    coded = pc.dictionary_encode(text, null_encoding="encode")
-    written = coded.dictionary.to_pylist()
-    days = [None if cell is None else day(cell, kind.dates) for cell in written]
-    codes = coded.indices.to_numpy()
-    for code, cell in enumerate(written):
-        match = DATES[US].fullmatch(cell) if cell else None
-        if match and US in kind.dates and days[code] is None and 12 < int(match["m"]) <= 31 and int(match["d"]) <= 12:
-            row = int(np.flatnonzero(codes == code)[0])
-            _day_first(plan, title, cell, int(lines[row]))
-    values = np.array([np.datetime64("NaT") if each is None else each for each in days], dtype="datetime64[D]")[codes]
-    bad.add(np.isnat(values), title, text, f"a date {' or '.join(kind.dates)}")
-    return pa.array(values.astype("datetime64[D]"), pa.date32())
-
-
-def _day_first(plan: _Plan, title: str, cell: str | None, line: int) -> NoReturn:
-    raise ValueError(
-        f"{plan.label}, line {line}, column {title} must be a date MM/DD/YYYY, got {cell!r}: a file with the day first "
-        "would be read wrong on all days up to the 12th; write its dates YYYY-MM-DD"
-    )
-
-
-def _numbers(title: str, text: pa.Array, decimal: str, bad: _Bad) -> np.ndarray:
-    """(n,) float64, NaN where empty or unreadable."""
-    if decimal == ",":
-        told, text = text, pc.replace_substring(pc.replace_substring(text, ".", "?"), ",", ".")
-    else:
-        told = text
-    try:
-        values = pc.cast(text, pa.float64())
-    except pa.ArrowInvalid:
-        fine = pc.match_substring_regex(text, _NUMBER)
-        why = "a number"
-        if decimal == "." and any(re.fullmatch(r"-?\d+,\d+", each) for each in _some(told, fine)):
-            why = "a number (with a decimal comma, give --decimal ,)"
-        bad.add(_true(pc.invert(fine)), title, told, why)
-        values = pc.cast(pc.if_else(fine, text, pa.scalar(None, pa.string())), pa.float64())
-    numbers = values.to_numpy(zero_copy_only=False)
-    bad.add(np.isinf(numbers), title, told, "a finite number")
-    return np.asarray(numbers, dtype=np.float64)
-
-
-def _some(text: pa.Array, fine: pa.Array) -> list[str]:
-    """The first few that are not fine."""
-    return text.filter(pc.fill_null(pc.invert(fine), False))[:3].to_pylist()
-
-
-def _true(mask: pa.Array) -> np.ndarray:
-    """(n,) bool, False where null."""
-    return pc.fill_null(mask, False).to_numpy(zero_copy_only=False).astype(bool)

@@ -1,4 +1,4 @@
-"""The two tables of a store: option quotes, and daily prices of what the options are on."""
+"""The tables of a store: option quotes, and daily prices and ticks of what the options are on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ import pyarrow as pa
 
 compute: Any = importlib.import_module("pyarrow.compute")  # its functions are made when it is loaded, unseen by types
 
-CHAINS, UNDERLYINGS = "chains", "underlyings"
-_KINDS = {"date": pa.date32(), "text": pa.string(), "number": pa.float64(), "count": pa.int64()}
+CHAINS, UNDERLYINGS, TICKS = "chains", "underlyings", "ticks"
+_KINDS = {
+    "date": pa.date32(),
+    "time": pa.timestamp("ns"),
+    "text": pa.string(),
+    "number": pa.float64(),
+    "count": pa.int64(),
+}
 _PANDAS = {pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype("pyarrow")}  # date32 becomes datetime64[ms]
 
 
 @dataclass(frozen=True)
 class Field:
-    """A column: `kind` is date, text, number or count; the rule is a bound that every value meets."""
+    """A column: `kind` is date, time, text, number or count; the rule is a bound that every value meets."""
 
     name: str
     kind: str
@@ -34,7 +40,10 @@ class Field:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, the ones that tell rows of a day apart, and by what a file is cut: a month (M) or a year (Y)."""
+    """Columns, the ones that tell rows of a day apart (none: rows may be alike), and by what a file is cut.
+
+    period : a day (D), a month (M) or a year (Y)
+    """
 
     name: str
     fields: tuple[Field, ...]
@@ -97,11 +106,29 @@ TABLES = {
         order=("quote_date",),
         period="Y",
     ),
+    TICKS: Table(
+        TICKS,
+        (
+            Field("quote_date", "date", "day of the time"),
+            Field("underlying", "text", "SPY"),
+            Field("time", "time", "clock of New York; from then on the row is known"),
+            Field("bid", "number", "empty where nobody bids, or the row is a trade", True, above=0.0),
+            Field("ask", "number", "not below the bid", True, above=0.0),
+            Field("bid_size", "number", "shares", True, least=0.0),
+            Field("ask_size", "number", "shares", True, least=0.0),
+            Field("price", "number", "of a trade", True, above=0.0),
+            Field("size", "number", "shares traded", True, least=0.0),
+            Field("source", "text", "format and file"),
+        ),
+        key=(),
+        order=("time",),
+        period="D",
+    ),
 }
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:
-    """Dates as datetime64[ms], counts as nullable Int64, text as pandas strings."""
+    """Dates as datetime64[ms], times as datetime64[ns], counts as nullable Int64, text as pandas strings."""
     return table.to_pandas(date_as_object=False, types_mapper=_PANDAS.get)
 
 
@@ -137,7 +164,8 @@ def _told(schema: pa.Schema) -> str:
 def _pandera(name: str) -> Any:
     import pandera.pandas as pandera
 
-    dtypes = {"date": "datetime64[ms]", "text": _PANDAS[pa.string()], "number": "float64", "count": "Int64"}
+    dtypes: dict[str, Any] = {"date": "datetime64[ms]", "time": "datetime64[ns]", "text": _PANDAS[pa.string()]}
+    dtypes |= {"number": "float64", "count": "Int64"}
     columns = {}
     for each in TABLES[name].fields:
         checks = [pandera.Check(lambda values: ~np.isinf(values), error="finite")] if each.kind == "number" else []
@@ -150,5 +178,15 @@ def _pandera(name: str) -> Any:
         wide = [
             pandera.Check(lambda frame: frame["bid"] <= frame["ask"], error="bid <= ask"),
             pandera.Check(lambda frame: frame["expiry"] >= frame["quote_date"], error="expiry >= quote_date"),
+        ]
+    if name == TICKS:
+        wide = [
+            pandera.Check(lambda frame: ~(frame["bid"] > frame["ask"]), error="bid <= ask"),
+            pandera.Check(
+                lambda frame: frame["time"].dt.normalize() == frame["quote_date"], error="quote_date is the day of time"
+            ),
+            pandera.Check(
+                lambda frame: frame[["bid", "ask", "price"]].notna().any(axis=1), error="a bid, an ask or a price"
+            ),
         ]
     return pandera.DataFrameSchema(columns, checks=wide, strict=True, ordered=True)

@@ -3,6 +3,7 @@
     STORE/manifest.json                                    what is valid, with the SHA-256 of each file
     STORE/chains/underlying=SPX/year=2019/2019-04-<sum>.parquet
     STORE/underlyings/underlying=VIX/year=2019/2019-<sum>.parquet
+    STORE/ticks/underlying=SPY/year=2019/2019-04-24-<sum>.parquet
     STORE/reports/<number>.json                            what each import read, kept and dropped
 
 A file never changes. An import writes new ones and then puts a new manifest in the old one's place, in one step: before
@@ -30,14 +31,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from hedgerl.data.chains.schema import CHAINS, TABLES, UNDERLYINGS, to_pandas
+from hedgerl.data.chains.schema import CHAINS, TABLES, TICKS, UNDERLYINGS, to_pandas
 from hedgerl.data.chains.schema import compute as pc
 from hedgerl.files import synced, write_bytes
 
 MANIFEST, LOCK, REPORTS, SPILL = "manifest.json", ".lock", "reports", ".import-"
+_SIGNS = {"D": 10, "M": 7, "Y": 4}  # of YYYY-MM-DD, that name a period
 _KIND, _VERSION = "hedgerl option store", 1
 _OURS = re.compile(
-    r"(chains|underlyings)/underlying=[^/]+/year=\d{4}/(\d{4}(-\d{2})?-[0-9a-f]{16}|\.[0-9a-f]{16})\.parquet"
+    rf"({'|'.join(TABLES)})/underlying=[^/]+/year=\d{{4}}/(\d{{4}}(-\d{{2}}){{0,2}}-[0-9a-f]{{16}}|\.[0-9a-f]{{16}})\.parquet"
     r"|reports/\d+\.json|reports/\.\d+\.json\.partial|\.manifest\.json\.partial"
 )
 
@@ -49,7 +51,7 @@ class StoredFile:
     path: str  # below the store
     table: str
     underlying: str
-    period: str  # 2019-04, or 2019
+    period: str  # 2019-04-24, 2019-04 or 2019
     days: Mapping[str, int]  # YYYY-MM-DD -> rows
     bytes: int
     sha256: str
@@ -94,7 +96,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 class Store:
-    """The option chains and daily prices in a folder that `hedgerl data import` wrote.
+    """The option chains, daily prices and ticks in a folder that `hedgerl data import` wrote.
 
     What was imported since is seen at the next call. Raises ValueError where the folder is no store.
     """
@@ -129,19 +131,26 @@ class Store:
 
         `date` is anything that pandas takes for one. Raises ValueError naming the nearest day stored where it is not.
         """
-        day = np.datetime64(pd.Timestamp(date).date(), "D")
-        return to_pandas(self.day(underlying, day))
+        return to_pandas(self.day(underlying, _day(date)))
 
-    def day(self, underlying: str, day: np.datetime64) -> pa.Table:
-        """As `chain`, in Arrow."""
-        file = self.manifest.index.get((CHAINS, underlying, str(day)[:7]))
+    def ticks(self, underlying: str, date: Any) -> pd.DataFrame:
+        """All quotes and trades of an underlying on a day, by time, which is New York's clock.
+
+        Raises ValueError naming the nearest day stored where it is not.
+        """
+        return to_pandas(self.day(underlying, _day(date), TICKS))
+
+    def day(self, underlying: str, day: np.datetime64, table: str = CHAINS) -> pa.Table:
+        """A day of `chain` or `ticks`, in Arrow."""
+        file = self.manifest.index.get((table, underlying, period(table, str(day))))
         if file is None or str(day) not in file.days:
-            days = self.days(underlying)
+            on, quotes = ("options on", "quotes") if table == CHAINS else (f"{table} of", table)
+            days = self.days(underlying, table)
             if not days.size:
-                known = ", ".join(self.underlyings()) or "none"
-                raise ValueError(f"{self.path} has no options on {underlying!r} (it has: {known})")
+                known = ", ".join(self.underlyings(table)) or "none"
+                raise ValueError(f"{self.path} has no {on} {underlying!r} (it has: {known})")
             near = days[np.abs(days - day).argmin()]
-            raise ValueError(f"{self.path} has no quotes of {underlying} on {day}; the nearest day is {near}")
+            raise ValueError(f"{self.path} has no {quotes} of {underlying} on {day}; the nearest day is {near}")
         with pq.ParquetFile(self.path / file.path) as content:
             groups = [content.read_row_group(group) for group in self._groups(content, day)]
         return pa.concat_tables(groups).filter(pc.field("quote_date") == pa.scalar(day.item(), pa.date32()))
@@ -165,7 +174,7 @@ class Store:
         return to_pandas(pa.concat_tables(pq.ParquetFile(self.path / each.path).read() for each in files))
 
     def query(self, sql: str) -> pd.DataFrame:
-        """The answer of DuckDB to a query over the tables `chains` and `underlyings`.
+        """The answer of DuckDB to a query over the tables `chains`, `underlyings` and `ticks`.
 
         Raises ValueError where DuckDB is not installed, and for a query that it refuses.
         """
@@ -220,7 +229,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def _known(name: str) -> bool:
-    return name in (LOCK, CHAINS, UNDERLYINGS, REPORTS, f".{MANIFEST}.partial") or name.startswith(SPILL)
+    return name in (LOCK, *TABLES, REPORTS, f".{MANIFEST}.partial") or name.startswith(SPILL)
 
 
 def sweep(folder: Path, manifest: Manifest) -> None:
@@ -228,7 +237,7 @@ def sweep(folder: Path, manifest: Manifest) -> None:
     for spill in folder.glob(f"{SPILL}*"):
         shutil.rmtree(spill)
     valid = {each.path for each in manifest.files} | {each["report"] for each in manifest.imports}
-    for top in (CHAINS, UNDERLYINGS, REPORTS):
+    for top in (*TABLES, REPORTS):
         for file in sorted((folder / top).rglob("*"), reverse=True):
             name = file.relative_to(folder).as_posix()
             if file.is_file() and name not in valid and _OURS.fullmatch(name):
@@ -236,6 +245,15 @@ def sweep(folder: Path, manifest: Manifest) -> None:
             elif file.is_dir() and not any(file.iterdir()):
                 file.rmdir()
     (folder / f".{MANIFEST}.partial").unlink(missing_ok=True)
+
+
+def period(table: str, day: str) -> str:
+    """The period of a table's files that a day (YYYY-MM-DD, more may follow) lies in: 2019-04-24, 2019-04 or 2019."""
+    return day[: _SIGNS[TABLES[table].period]]
+
+
+def _day(date: Any) -> np.datetime64:
+    return np.datetime64(pd.Timestamp(date).date(), "D")
 
 
 def place(table: str, underlying: str, period: str) -> str:

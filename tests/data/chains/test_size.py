@@ -1,4 +1,4 @@
-"""A chain file that is larger than the memory it may take."""
+"""Files that are larger than the memory they may take."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hedgerl.data.chains import Store
@@ -20,9 +21,18 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
 
 base = peak()
-report = import_files("generic", sys.argv[1:-1], sys.argv[-1])
+report = import_files(sys.argv[1], sys.argv[2:-1], sys.argv[-1])
 print(report.kept, base, peak())
 """
+
+
+def measured(name, file, store):
+    """(rows kept, MB before the import, MB at most) in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, name, str(file), str(store)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return tuple(map(int, done.stdout.split()))
 
 
 @pytest.mark.slow
@@ -48,14 +58,23 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
                     bid = max(sign * (3000 - 500 - 5 * (number % 1_000)), 0) + 1 + int(rng.integers(9)) / 8
                     text = row.replace("DAY", str(day)).format(bid, bid, bid + 0.5)
                     stream.write(f"SPX,3000.0,SPX,{right}{text}")
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(file), str(tmp_path / "store")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    kept, base, peak = map(int, done.stdout.split())
+    kept, base, peak = measured("generic", file, tmp_path / "store")
     assert kept == 2_000_000
     assert peak < 500, f"{peak} MB, of which {base} MB before the import"
     assert len(Store(tmp_path / "store").days("SPX")) == 200
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_memory_does_not_grow_with_the_day(tmp_path):
+    """Behaviour: 800,000 ticks of a day take 143 MB beside the libraries, and must stay below 210; where the day is
+    settled as a whole it is 272. Catches a step that holds the day."""
+    n = 800_000
+    rng = np.random.default_rng(1)
+    time = np.datetime64("2013-10-07T09:30", "ns") + np.sort(rng.integers(0, 23_400 * 10**6, n)).astype("m8[us]")
+    bid = 167.0 + np.round(np.cumsum(rng.normal(0.0, 1e-4, n)), 2)
+    frame = pd.DataFrame({"time": time, "symbol": "SPY", "bid": bid, "ask": bid + 0.01})
+    frame.drop_duplicates().to_parquet(tmp_path / "day.parquet")
+    kept, base, peak = measured("generic-ticks", tmp_path / "day.parquet", tmp_path / "store")
+    assert kept == len(frame.drop_duplicates())
+    assert peak - base < 210, f"{peak} MB, of which {base} MB before the import"

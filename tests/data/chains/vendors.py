@@ -197,3 +197,86 @@ def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
 def moved(chain: list[Quote], by: float) -> list[Quote]:
     """The same contracts at higher quotes."""
     return [replace(q, bid=q.bid + by, ask=q.ask + by) for q in chain]
+
+
+# Ticks
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A quote, and a trade where there is a price, so many nanoseconds after midnight."""
+
+    at: int
+    bid: float
+    ask: float
+    bid_size: int = 300
+    ask_size: int = 500
+    price: float | None = None
+    size: int | None = None
+
+    @property
+    def clock(self) -> str:
+        seconds, rest = divmod(self.at, 10**9)
+        return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{rest:09d}"
+
+
+def ticks(n=40, start=34_200, every=60) -> list[Tick]:
+    """Quotes a cent wide, the times on whole seconds; every third is a trade at the ask, too."""
+    made = []
+    for number in range(n):
+        bid = round(167.0 + 0.01 * (number * 7 % 13), 2)
+        ask = round(bid + 0.01, 2)
+        trade = {"price": ask, "size": 100 + number} if number % 3 == 0 else {}
+        made.append(Tick((start + every * number) * 10**9, bid, ask, 300 + number, 500 - number, **trade))
+    return made
+
+
+def tick_cell(value: float | None) -> str:
+    return "" if value is None else str(value)
+
+
+def generic_ticks(rows: list[Tick], day: str = "2013-10-07") -> str:
+    lines = ["timestamp,symbol,bid,ask,bid_size,ask_size,price,size"]
+    for t in rows:
+        cells = (t.bid, t.ask, t.bid_size, t.ask_size, t.price, t.size)
+        lines.append(f"{day} {t.clock},SPY,{','.join(map(tick_cell, cells))}")
+    return "\n".join(lines) + "\n"
+
+
+def lean_equity(folder: Path, rows: list[Tick], resolution: str, day: str = "20131007") -> list[Path]:
+    """The day's quote and trade zips. A bar of a second or minute begins that much before its tick."""
+    begin = {"tick": 0, "second": 1_000, "minute": 60_000}[resolution]
+    quotes_, trades = [], []
+    for t in rows:
+        at = t.at // 10**6 - begin
+        bid, ask = round(10_000 * t.bid), round(10_000 * t.ask)
+        if resolution == "tick":
+            quotes_.append(f"{at}.0,{bid},{t.bid_size},{ask},{t.ask_size},P,1,0")
+        else:
+            bars = f"{bid - 900},{bid + 900},{bid - 900},{bid},{t.bid_size},{ask - 700},{ask + 900},{ask - 900},{ask}"
+            quotes_.append(f"{at},{bars},{t.ask_size}")
+        if t.price is not None:
+            price = round(10_000 * t.price)
+            bar = f"{price - 500},{price + 500},{price - 500},{price},{t.size}"
+            trades.append(f"{at},{price},{t.size},D,1,0" if resolution == "tick" else f"{at},{bar}")
+    files = []
+    for kind, lines in (("quote", quotes_), ("trade", trades)):
+        files.append(folder / f"{day}_{kind}.zip")
+        with zipfile.ZipFile(files[-1], "w") as archive:
+            archive.writestr(f"{day}_spy_{resolution}_{kind}.csv", "\n".join(lines))
+    return files
+
+
+def lobster(folder: Path, rows: list[Tick], day: str = "2013-10-07") -> list[Path]:
+    """A message file and an order book of two levels: an execution where there is a trade, else a new order."""
+    messages, book = [], []
+    for number, t in enumerate(rows):
+        seconds, rest = divmod(t.at, 10**9)
+        event, size, price = (1, 18, t.bid) if t.price is None else (4 + number % 2, t.size, t.price)
+        messages.append(f"{seconds}.{rest:09d},{event},{16113575 + number},{size},{round(10_000 * price)},1")
+        bid, ask = round(10_000 * t.bid), round(10_000 * t.ask)
+        book.append(f"{ask},{t.ask_size},{bid},{t.bid_size},{ask + 100},7,{bid - 100},8")
+    files = [folder / f"SPY_{day}_34200000_57600000_{kind}_2.csv" for kind in ("message", "orderbook")]
+    for file, lines in zip(files, (messages, book), strict=True):
+        file.write_text("\n".join(lines) + "\n")
+    return files
