@@ -34,7 +34,7 @@ from hedgerl.data.daily import read_daily
 from hedgerl.data.estimators import Roughness, hurst_exponent, parkinson
 from hedgerl.data.quotes import expiries
 from hedgerl.files import write_bytes, write_text
-from hedgerl.pricing._checks import whole_number
+from hedgerl.pricing._checks import day, whole_number
 from hedgerl.report.drawing import TEXT, colour, style
 from hedgerl.report.numbers import strict
 
@@ -69,7 +69,8 @@ def main(arguments: list[str]) -> None:
     kind = model(name)
     hold = _held(given.hold or [], given.hurst)
     store = Store(given.store)
-    chain = store.chain(given.underlying, _day(given.date))
+    underlying, date = store.optioned(given.underlying), day("date", given.date)
+    chain = store.chain(underlying, date)
     quoted = expiries(chain, at=given.at, rate=given.rate)
     days = given.days or kind.days
     chosen = slices(
@@ -83,11 +84,11 @@ def main(arguments: list[str]) -> None:
     settings = Settings(
         whole_number("paths", given.paths, minimum=2048), whole_number("steps_per_year", given.steps_per_year)
     )
-    history = None if given.history is None else roughness(given.history, _day(given.date))
+    history = None if given.history is None else roughness(given.history, date)
     fit = solve(kind.make(chosen, settings, 1), chosen, hold=hold)
     along = kind.profile not in fit.held and not given.no_profile and len(chosen) > 1
     outcome = Outcome(
-        name=given.name or f"{given.underlying}_{_day(given.date)}_{name}".lower().replace("-", "_"),
+        name=given.name or f"{underlying}_{date}_{name}".lower().replace("-", "_"),
         kind=kind,
         fit=fit,
         constants=carry(chosen, quoted[0].spot),
@@ -98,11 +99,11 @@ def main(arguments: list[str]) -> None:
         seconds=time.perf_counter() - began,
     )
     source = {
-        "underlying": given.underlying,
-        "date": str(_day(given.date)),
+        "underlying": underlying,
+        "date": str(date),
         "at": given.at,
         "source": sorted(set(chain["source"].astype(str))),
-        "sha256": _checksum(store, given.underlying, str(_day(given.date))),
+        "sha256": _checksum(store, underlying, str(date)),
     }
     command = " ".join(["hedgerl calibrate", *arguments])
     print(told(outcome))
@@ -119,7 +120,7 @@ def _parser() -> _Parser:
     parser.add_argument("market", metavar="market=NAME", help=f"one of {', '.join(MODELS)}")
     parser.add_argument("store", metavar="STORE", help="folder that `hedgerl data import` wrote")
     parser.add_argument("--date", required=True, metavar="YYYY-MM-DD", help="day of the chain")
-    parser.add_argument("--underlying", default="SPX", metavar="SPX")
+    parser.add_argument("--underlying", metavar="SPX", help="where the store has options on more than one")
     parser.add_argument("--out", default="calibration", metavar="DIR", help="folder of what is written")
     parser.add_argument("--name", metavar="NAME", help="of the market; by default underlying, day and model")
     parser.add_argument("--at", default="16:15", metavar="HH:MM", help="time of the quotes at the exchange")
@@ -159,13 +160,6 @@ def _held(items: Sequence[str], hurst: float | None) -> dict[str, float]:
         if not math.isfinite(held[name]):
             raise ValueError(f"hold must be NAME=VALUE with a number, got {item}")
     return held
-
-
-def _day(date: str) -> np.datetime64:
-    try:
-        return np.datetime64(date, "D")
-    except ValueError:
-        raise ValueError(f"date must be a day YYYY-MM-DD, got {date}") from None
 
 
 def _checksum(store: Store, underlying: str, day: str) -> dict[str, str]:

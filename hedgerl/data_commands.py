@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
-
-import numpy as np
 
 from hedgerl.data.chains import FORMATS, Finding, Report, Store, check, import_files
 from hedgerl.pricing._checks import nearest
@@ -90,8 +87,8 @@ def _surface(given: Any) -> None:
     from hedgerl.report.surface_chart import surface_png
 
     store = Store(given.store)
-    underlying = given.underlying or only_underlying(store)
-    chain = store.chain(underlying, _day(given.date))
+    underlying = store.optioned(given.underlying)
+    chain = store.chain(underlying, given.date)
     quoted = expiries(chain, at=given.at, rate=given.rate)
     surface = chain_surface.fit(quoted, underlying, given.date, smiles=given.smiles)
     errors, arbitrage = surface.errors(), surface.arbitrage()
@@ -129,21 +126,6 @@ def _surface(given: Any) -> None:
     write_bytes(folder / f"{name}.png", surface_png(surface, f"{underlying} on {surface.date}"))
     write_text(folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     print(f"surface: {folder / name}.png, .json")
-
-
-def _day(given: str) -> np.datetime64:
-    try:
-        return np.datetime64(datetime.date.fromisoformat(given))
-    except ValueError:
-        raise ValueError(f"--date must be a day as YYYY-MM-DD, got {given!r}") from None
-
-
-def only_underlying(store: Store) -> str:
-    """The one underlying that a store has options on. Raises ValueError where it has none or several."""
-    known = store.underlyings()
-    if len(known) != 1:
-        raise ValueError(f"--underlying must name one of those in {store.path}: {', '.join(known) or 'none'}")
-    return known[0]
 
 
 def _check(store: str) -> None:

@@ -39,6 +39,7 @@ from hedgerl.files import write_bytes, write_text
 from hedgerl.pricing._checks import positive, whole_number
 from hedgerl.report import fold_table, table, write_report
 from hedgerl.sim import History
+from hedgerl.sim.history import optional_day
 from hedgerl.sim.noise import drawn_seed, entropy, seed_sequence
 from hedgerl.studies.workers import InlinePool, Job, LocalPool, Outcome, Pool, run_all
 from hedgerl.train import CONFIG  # which stores the schemas of conf/agent, too
@@ -187,7 +188,7 @@ def plan(config: WalkForwardConfig) -> Plan:
         train_months=config.train_months,
         test_months=config.test_months,
         embargo_days=config.embargo_days,
-        first_test=_day(config.first_test),
+        first_test=optional_day("first_test", config.first_test),
         expanding=config.expanding,
     )
     return Plan(
@@ -244,15 +245,6 @@ def _goal(objective: ObjectiveConfig, task: Task) -> Goal:
     """What fits minimise, of P&L in currency: windows of history start at 100."""
     goal = Goal(objective.name, objective.parameter)
     return Goal(goal.name, goal.level / task.size) if goal.name == "entropic" else goal
-
-
-def _day(text: str | None) -> np.datetime64 | None:
-    if text is None:
-        return None
-    try:
-        return np.datetime64(text, "D")
-    except ValueError:
-        raise ValueError(f"first_test must be a day YYYY-MM-DD or null, got {text!r}") from None
 
 
 # A fold

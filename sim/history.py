@@ -14,7 +14,7 @@ from hedgerl.data import DailySeries, Surface
 from hedgerl.data.surface import Levels
 from hedgerl.data.volatility import TRADING_DAYS
 from hedgerl.pricing import Greeks, Option
-from hedgerl.pricing._checks import finite, positive, whole_number
+from hedgerl.pricing._checks import day, finite, positive, whole_number
 from hedgerl.sim.backend import Array, to_numpy
 from hedgerl.sim.market import Contract, Implied, Marks, mark_along, on_grid, smile_marks
 
@@ -71,7 +71,7 @@ class History:
         else:
             finite("rate", self.rate)
         finite("dividend", self.dividend)
-        start, end = _day("start", self.start), _day("end", self.end)
+        start, end = optional_day("start", self.start), optional_day("end", self.end)
         if start is not None and end is not None and start > end:
             raise ValueError(f"start must not lie after end, got {start} and {end}")
         object.__setattr__(self, "start", start)
@@ -110,7 +110,7 @@ class History:
         assert known is not None  # checked at construction
         if self.rate == "series" and self.series.rate is not None:
             known = max(known, int(np.isfinite(self.series.rate).argmax()))
-        start, end = _day("start", self.start), _day("end", self.end)
+        start, end = optional_day("start", self.start), optional_day("end", self.end)
         first = 0 if start is None else int(np.searchsorted(dates, start))
         last = dates.size if end is None else int(np.searchsorted(dates, end, side="right"))
         return max(known, first), last
@@ -272,13 +272,6 @@ class _SurfaceMarker:
         return smile_marks(contract, left, rate[part] if np.ndim(rate) else rate, market.dividend, implied)
 
 
-def _day(name: str, value: Any) -> np.datetime64 | None:
-    if value is None:
-        return None
-    try:
-        day = np.datetime64(value, "D")
-    except (TypeError, ValueError):
-        day = np.datetime64("NaT")
-    if np.isnat(day):
-        raise ValueError(f"{name} must be a date or YYYY-MM-DD, got {value!r}")
-    return day
+def optional_day(name: str, value: Day) -> np.datetime64 | None:
+    """The value as a day, or None. Raises ValueError for what is neither."""
+    return None if value is None else day(name, value)

@@ -16,7 +16,7 @@ import numpy as np
 from hedgerl.data import DailySeries
 from hedgerl.pricing import Greeks, Option, black_scholes
 from hedgerl.pricing._checks import finite, nearest, non_negative, positive, whole_number
-from hedgerl.sim.history import _day
+from hedgerl.sim.history import optional_day
 from hedgerl.sim.market import on_grid
 from hedgerl.sim.quoted_day import QuoteDay, QuotedContract
 
@@ -123,7 +123,7 @@ class QuotedHistory:
         whole_number("max_gap_days", self.max_gap_days)
         if isinstance(self.roots, str):
             raise ValueError(f"roots must be a list of classes such as [SPXW], got {self.roots!r}")
-        start, end = _day("start", self.start), _day("end", self.end)
+        start, end = optional_day("start", self.start), optional_day("end", self.end)
         if start is not None and end is not None and start > end:
             raise ValueError(f"start must not lie after end, got {start} and {end}")
         known = self._store.underlyings()
@@ -151,7 +151,8 @@ class QuotedHistory:
     @cached_property
     def dates(self) -> np.ndarray:
         """The stored days from `start` to `end`, (n_days,) datetime64[D]."""
-        days, start, end = self._store.days(self.underlying), _day("start", self.start), _day("end", self.end)
+        days = self._store.days(self.underlying)
+        start, end = optional_day("start", self.start), optional_day("end", self.end)
         keep = np.ones(days.size, dtype=bool)
         if start is not None:
             keep &= days >= start

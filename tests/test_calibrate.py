@@ -116,7 +116,7 @@ def test_rough_bergomi_held_and_history(store, tmp_path, capsys):
     [
         (["market=hestn", "--date", "2019-05-24"], "did you mean heston"),
         (["market=heston", "--date", "2019-05-25"], "no quotes of SPX on 2019-05-25; the nearest day is 2019-05-24"),
-        (["market=heston", "--date", "May"], "date must be a day YYYY-MM-DD, got May"),
+        (["market=heston", "--date", "May"], "date must be a date or YYYY-MM-DD, got 'May'"),
         (["market=heston", "--date", "2019-05-24", "--underlying", "NDX"], "has no options on 'NDX' (it has: SPX)"),
         (["market=heston", "--date", "2019-05-24", "--days", "15", "30"], "does not identify kappa and theta"),
         (["market=rbergomi", "--date", "2019-05-24", "--days", "15", "30"], "does not identify hurst"),

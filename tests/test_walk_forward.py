@@ -230,7 +230,7 @@ def test_killed_and_resumed_by_two_workers(file, finished, tmp_path):
         (["train_months=60"], "train_months = 60 must leave 2 test episodes of 6 days, got a history of 2001-12-18"),
         (["embargo_days=300"], "embargo_days and train_months must leave 13 days to fit on"),
         (["embargo_days=-1"], "embargo_days must be a whole number of at least 0, got -1"),
-        (["first_test=soon"], "first_test must be a day YYYY-MM-DD or null, got 'soon'"),
+        (["first_test=soon"], "first_test must be a date or YYYY-MM-DD, got 'soon'"),
         (["baselines=[delta,tuned_bant]"], "got 'tuned_bant'; the nearest is 'tuned_band'"),
         (["baselines=[{name: tuned_band, widht: 0.1}]"], "got 'widht'; the nearest is 'width'"),
         (["baselines=[dynamic_programming]"], "baselines must not name dynamic_programming on history"),

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
+
+_DAY = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")  # NumPy takes eight digits for a year
 
 
 def finite(name: str, value: Any) -> float:
@@ -45,6 +50,17 @@ def whole_number(name: str, value: Any, *, minimum: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
     return int(value)
+
+
+def day(name: str, value: Any) -> np.datetime64:
+    """The value as a day; ValueError unless it is a date or text YYYY-MM-DD, of which the end may be left out."""
+    try:
+        found = np.datetime64("NaT" if isinstance(value, str) and not _DAY.fullmatch(value) else value, "D")
+    except (TypeError, ValueError):
+        found = np.datetime64("NaT")
+    if np.isnat(found):
+        raise ValueError(f"{name} must be a date or YYYY-MM-DD, got {value!r}")
+    return found
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:

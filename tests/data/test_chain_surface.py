@@ -225,7 +225,7 @@ def test_the_command(tmp_path, capsys):
         (["--date", "2019-05-24", "--underlying", "SPY"], "has no options on 'SPY' (it has: SPX)"),
         (["--date", "2019-05-24", "--smiles", "heston"], "smiles must be one of svi, ssvi, got 'heston'"),
         (["--date", "2019-05-24", "--at", "noon"], "at must be a time of day such as 16:15, got 'noon'"),
-        (["--date", "soon"], "--date must be a day as YYYY-MM-DD, got 'soon'"),
+        (["--date", "soon"], "date must be a date or YYYY-MM-DD, got 'soon'"),
         ([], "the following arguments are required: --date"),
     ],
 )

@@ -34,6 +34,7 @@ from filelock import FileLock, Timeout
 from hedgerl.data.chains.schema import CHAINS, TABLES, TICKS, UNDERLYINGS, to_pandas
 from hedgerl.data.chains.schema import compute as pc
 from hedgerl.files import synced, write_bytes
+from hedgerl.pricing._checks import day
 
 MANIFEST, LOCK, REPORTS, SPILL = "manifest.json", ".lock", "reports", ".import-"
 _SIGNS = {"D": 10, "M": 7, "Y": 4}  # of YYYY-MM-DD, that name a period
@@ -121,6 +122,13 @@ class Store:
         """The names that the table has rows of, sorted."""
         return sorted({each.underlying for each in self.manifest.files if each.table == table})
 
+    def optioned(self, underlying: str | None = None) -> str:
+        """The name given, or the one that there are options on. Raises ValueError where there are none, or several."""
+        known = self.underlyings()
+        if underlying is None and len(known) != 1:
+            raise ValueError(f"underlying must be one of those in {self.path}: {', '.join(known) or 'none'}")
+        return known[0] if underlying is None else underlying
+
     def days(self, underlying: str, table: str = CHAINS) -> np.ndarray:
         """The days that are stored, (n_days,) datetime64[D], increasing; none for an unknown name."""
         files = [each for each in self.manifest.files if (each.table, each.underlying) == (table, underlying)]
@@ -129,16 +137,16 @@ class Store:
     def chain(self, underlying: str, date: Any) -> pd.DataFrame:
         """All quotes of a day, columns as in docs/data.md, sorted by expiry, strike, right and root.
 
-        `date` is anything that pandas takes for one. Raises ValueError naming the nearest day stored where it is not.
+        `date` is a date or text YYYY-MM-DD. Raises ValueError naming the nearest day stored where it is not.
         """
-        return to_pandas(self.day(underlying, _day(date)))
+        return to_pandas(self.day(underlying, day("date", date)))
 
     def ticks(self, underlying: str, date: Any) -> pd.DataFrame:
         """All quotes and trades of an underlying on a day, by time, which is New York's clock.
 
         Raises ValueError naming the nearest day stored where it is not.
         """
-        return to_pandas(self.day(underlying, _day(date), TICKS))
+        return to_pandas(self.day(underlying, day("date", date), TICKS))
 
     def day(self, underlying: str, day: np.datetime64, table: str = CHAINS) -> pa.Table:
         """A day of `chain` or `ticks`, in Arrow."""
@@ -250,10 +258,6 @@ def sweep(folder: Path, manifest: Manifest) -> None:
 def period(table: str, day: str) -> str:
     """The period of a table's files that a day (YYYY-MM-DD, more may follow) lies in: 2019-04-24, 2019-04 or 2019."""
     return day[: _SIGNS[TABLES[table].period]]
-
-
-def _day(date: Any) -> np.datetime64:
-    return np.datetime64(pd.Timestamp(date).date(), "D")
 
 
 def place(table: str, underlying: str, period: str) -> str:
