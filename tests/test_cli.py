@@ -50,7 +50,7 @@ SMALL = [
         (["backtest", "market=rbergomi", "+market.hurts=0.1"], "unknown key market.hurts; did you mean market.hurst?"),
         (
             ["backtest", "market=rbergomii"],
-            'unknown market "rbergomii"; did you mean rbergomi? (known: black_scholes',
+            'unknown market "rbergomii"; did you mean rbergomi?',
         ),
         (["backtest", "n_paths=0"], "n_paths must be a whole number of at least 2, got 0"),
         (["simulate", "n_paths=0"], "n_paths must be a whole number of at least 1, got 0"),
