@@ -34,7 +34,6 @@ from hedgerl.data import DailySeries
 from hedgerl.envs import Task
 from hedgerl.evaluation import METRICS, Result, compare, cut_regimes, measure, paired_differences
 from hedgerl.evaluation.folds import Fold, FoldResults, WalkForward, pooled, simultaneous, split
-from hedgerl.evaluation.metrics import check_metric
 from hedgerl.files import write_bytes, write_text
 from hedgerl.pricing._checks import positive, whole_number
 from hedgerl.report import fold_table, table, write_report
@@ -106,7 +105,8 @@ class WalkForwardConfig:
     def __post_init__(self) -> None:
         whole_number("workers", self.workers)
         entropy(self.seed)
-        check_metric(self.measure)
+        if self.measure not in METRICS:
+            raise ValueError(f"measure must be one of {', '.join(METRICS)}, got {self.measure!r}")
         if self.objective.name not in OBJECTIVES:
             raise ValueError(f"objective.name must be one of {', '.join(OBJECTIVES)}, got {self.objective.name!r}")
         if METRICS[self.measure].better == "none":
@@ -176,7 +176,7 @@ def plan(config: WalkForwardConfig) -> Plan:
         raise ValueError(f"name must be a label of its own, got {config.name!r}, which is one of the agents")
     (task,) = checked.tasks.values()
     if not isinstance(task.market, History):
-        raise ValueError(f"data must name a daily series to walk through, got {config.data}")
+        raise ValueError(f"data must name a daily series to walk through, got {config.data!r:.80}")
     labels = [*([config.name] if learner else []), *checked.agents, *among]
     reference = config.reference if config.reference in labels else config.reference.replace("_", " ")
     first, stop = window(task.market)

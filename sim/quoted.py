@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hedgerl.data import DailySeries
+from hedgerl.data.quotes import time_of_day
 from hedgerl.pricing import Greeks, Option, black_scholes
 from hedgerl.pricing._checks import finite, nearest, non_negative, positive, whole_number
 from hedgerl.sim.history import optional_day
@@ -112,7 +113,7 @@ class QuotedHistory:
                     f'series must be a daily series with rates where rate is "series", got {self.series!r}'
                 )
         try:
-            datetime.time.fromisoformat(self.at)
+            time_of_day(self.at)
         except (TypeError, ValueError):
             raise ValueError(f"at must be a time of day such as 16:00, got {self.at!r}") from None
         if self.missing not in MISSING:
@@ -364,6 +365,7 @@ class QuotedMarket:
         wanted = f"{terms} and {365 * tenor:.0f} days"
         reason = f"no contract near {terms} and {365 * tenor / 7:.0f} weeks"
         sane = day.tradable & (day.ask - day.bid <= source.max_spread * day.mid) & (day.is_call == is_call)
+        sane &= np.isfinite(day.volatility)  # a mid below what any volatility gives is no market to begin in
         sane &= np.array([self._settles_on_a_day(contract) for contract in day.contracts], dtype=bool)
         places = np.flatnonzero(sane)
         if not places.size:
@@ -432,7 +434,7 @@ class QuotedMarket:
             greeks = day.greeks(contract, volatility)
             if place is not None and day.ask[place] >= day.bid[place]:
                 greeks = _at(greeks, min(max(float(greeks.price), float(day.bid[place])), float(day.ask[place])))
-            half = self.source.missing_spread * typical
+            half = min(self.source.missing_spread * typical, float(greeks.price))  # nobody pays to abandon an option
             result.append(Mark(greeks, volatility, half, False, self.source.missing == "surface"))
         return result
 

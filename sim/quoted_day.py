@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from hedgerl.data.quotes import YEAR, expiries, settlement
+from hedgerl.data.quotes import YEAR, expiries, settlement, time_of_day
 from hedgerl.pricing import Greeks, black_scholes, implied_volatility
 
 MONTH = 30 / 365  # years
@@ -57,8 +57,7 @@ class QuoteDay:
         ones given.
         """
         date = np.datetime64(pd.Timestamp(chain["quote_date"].iloc[0]), "D")
-        hour, minute = at.split(":")
-        now = date.astype("datetime64[m]") + np.timedelta64(60 * int(hour) + int(minute), "m")
+        now = date.astype("datetime64[m]") + time_of_day(at)
         spot = float(chain["underlying_price"].median())
         last = np.datetime64(now, "D") + np.timedelta64(math.ceil(365 * max_years), "D")
         near = (chain["expiry"].to_numpy() <= last) & (np.abs(np.log(chain["strike"] / spot)) <= _WIDE)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hedgerl.pricing import american_implied_volatility, american_price, black_scholes, implied_volatility
+from hedgerl.pricing._checks import finite
 
 YEAR = np.timedelta64(365 * 24 * 60, "m")
 MORNING_ROOTS = ("SPX", "NDX", "RUT", "VIX")  # settled at the open, 9:30, of their expiry; others at 16:00
@@ -82,6 +83,8 @@ def expiries(
     Raises ValueError naming a column that is missing, where there is more than one day, and for American options
     without a rate.
     """
+    if rate is not None:
+        finite("rate", rate)
     needed = ("quote_date", "underlying_price", "root", "expiry", "strike", "right", "bid", "ask")
     for name in needed:
         if name not in chain.columns:
@@ -89,7 +92,7 @@ def expiries(
     days = chain["quote_date"].unique()
     if len(days) != 1:
         raise ValueError(f"chain must be of one quote_date, got {len(days)}")
-    now = np.datetime64(pd.Timestamp(days[0]), "m") + _of_day(at)
+    now = np.datetime64(pd.Timestamp(days[0]), "m") + time_of_day(at)
     groups: Any = chain.groupby(["root", "expiry"], sort=True, observed=True)
     raw = [
         found
@@ -137,7 +140,8 @@ def _three(bid: np.ndarray, ask: np.ndarray) -> Mapping[str, np.ndarray]:
     return {"": 0.5 * (bid + ask), "_bid": bid, "_ask": ask}
 
 
-def _of_day(at: str) -> np.timedelta64:
+def time_of_day(at: str) -> np.timedelta64:
+    """Minutes since midnight of a time such as 16:15. Raises ValueError for another text."""
     try:
         time = datetime.time.fromisoformat(at)
     except ValueError:

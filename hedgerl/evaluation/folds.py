@@ -190,6 +190,10 @@ def simultaneous(
     or larger among the policies that are not yet told apart, were there no difference. NaN where the metric is not
     defined; a policy that is the reference in all but name has p_value 1.
 
+    The step-down keeps its level where the bootstrap does. Of a tail it is too narrow: among ten hedges of one law with
+    750 episodes that overlap, a CVaR 95 % had a p_value of 5 % or less in 12 % of 250 trials (a mean in 8 %), with 150
+    episodes without overlap in 15 % (6 %). A p_value of a CVaR between 1 and 5 % says little.
+
     Raises ValueError for an unknown reference or metric.
     """
     if reference not in results:

@@ -128,6 +128,15 @@ def test_american_options_become_european(rate, dividend):
             np.testing.assert_allclose(implied[near & np.isfinite(each.mid[place])], 0.2, rtol=0, atol=0.003)
 
 
+def test_a_deep_american_quote_is_left_out():
+    """Behaviour: a call deep in the money that is worth no more than exercising it does not stop the chain."""
+    quotes = american_chain(0.05, 0.0, years_of=(7,))
+    deep = quotes.iloc[:1].assign(strike=250.0, right="C", bid=150.0, ask=150.1)
+    (with_it,), (without,) = expiries(pd.concat([deep, quotes]), rate=0.05), expiries(quotes, rate=0.05)
+    assert with_it.forward == pytest.approx(without.forward, rel=1e-6)
+    assert np.isnan(with_it.bid[0, 0])
+
+
 def test_american_options_need_a_rate():
     """Behaviour: parity does not tell the rate of American options, so that it must be given."""
     with pytest.raises(ValueError, match="rate must be given where options are American"):

@@ -88,6 +88,9 @@ def test_prices_that_imply_nothing():
     found = american_implied_volatility(price, 100.0, 110.0, 0.5, rate=0.05, is_call=False)
     assert np.isnan(found[:4]).all()
     assert np.isfinite(found[4])
+    # of a week's call deep in the money no European volatility exists, and the search begins anywhere
+    for mid, strike, days in ((20.02, 80.0, 7), (10.01, 90.0, 3), (30.01, 70.0, 2), (20.005, 80.0, 30)):
+        assert np.isnan(american_implied_volatility(np.array([mid]), 100.0, np.array([strike]), days / 365, rate=0.05))
     assert american_implied_volatility(price[:, None], 100.0, np.array([110.0, 100.0]), 0.5).shape == (5, 2)
 
 

@@ -107,6 +107,29 @@ def test_contract_nearest_to_the_terms(by_hand):
         market.listed(0, 1.0, 200 / 365, True)
 
 
+def test_a_mid_that_implies_nothing_is_not_listed(by_hand):
+    """Behaviour: contracts whose mid is below what any volatility gives are no beginning: the episode is refused.
+
+    Catches a NaN volatility that ends the whole backtest.
+    """
+    rows = [("2019-03-04", 110.0, "2019-04-05", strike, "C", 9.0, 9.4) for strike in (100.0, 100.5)]
+    market = by_hand([*rows, *flat(days=DAYS[1:])], moneyness_tolerance=0.2).market(np.array([0]), 3)
+    with pytest.raises(Refused, match="nothing near a call at 0.91 of spot"):
+        market.listed(0, 0.91, 32 / 365, True)
+
+
+def test_what_is_sold_without_a_quote_brings_nothing_at_worst(by_hand):
+    """Limit: on a day without a quote a forced sale pays a multiple of the spread, at most the mark. Catches an option
+    that one has to pay to be rid of."""
+    rows = [row for row in flat() if not (row[0] == DAYS[2] and row[3] == 110.0)]
+    market = by_hand(rows, missing="surface", missing_spread=1e4, moneyness_tolerance=0.2).market(np.array([0]), 3)
+    contract = market.listed(0, 1.1, 32 / 365, True)
+    mark = market.marks(contract, 0, 2)[2]
+    assert not mark.quoted
+    assert mark.half_spread == pytest.approx(float(mark.greeks.price))
+    assert mark.half_spread > 0.0
+
+
 def test_any_option_is_marked_on_the_smile(by_hand):
     """Identity: an option of any strike is Black-Scholes at the flat volatility, its payoff at expiry."""
     market = by_hand(flat()).market(np.array([0]), 3)
