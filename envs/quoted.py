@@ -35,13 +35,14 @@ def quoted_contracts(market: QuotedMarket, listings: Sequence[Listing], wanted: 
     flags = {name: np.zeros(shape, dtype=bool) for name in ("alive", "settles", "replaced", "tradable", "quoted")}
     years_left = np.zeros(shape)
     symbols: list[tuple[str, ...]] = []
+    chosen: dict[tuple[int, float, float], QuotedContract] = {}  # by step, moneyness and tenor
     for column, listing in enumerate(listings):
         if listing.keep:
             raise ValueError(
                 f"keep must be false on quotes, whose contracts are sold when a place rolls, got {listing}"
             )
         amount = wanted[column] if wanted else 1.0
-        lives = _lives(market, listing) if np.any(np.asarray(amount) != 0.0) else []
+        lives = _lives(market, listing, chosen) if np.any(np.asarray(amount) != 0.0) else []
         symbols.append(tuple(str(contract) for contract, _, _ in lives))
         for contract, start, end in lives:
             expires = market.settles(contract) == end
@@ -76,8 +77,13 @@ def quoted_contracts(market: QuotedMarket, listings: Sequence[Listing], wanted: 
     )
 
 
-def _lives(market: QuotedMarket, listing: Listing) -> list[tuple[QuotedContract, int, int]]:
-    """(contract, first step, last step) of what is listed in a place, one after the other."""
+def _lives(
+    market: QuotedMarket, listing: Listing, chosen: dict[tuple[int, float, float], QuotedContract]
+) -> list[tuple[QuotedContract, int, int]]:
+    """(contract, first step, last step) of what is listed in a place, one after the other.
+
+    chosen: what other places of the same terms have listed, of whose strike and expiry the other right is preferred.
+    """
     n_steps = market.n_steps
     step_years = float(market.times[-1]) / n_steps
     tenor = listing.steps(listing.tenor, step_years)
@@ -85,8 +91,10 @@ def _lives(market: QuotedMarket, listing: Listing) -> list[tuple[QuotedContract,
     lives: list[tuple[QuotedContract, int, int]] = []
     start = listing.listed
     while start < n_steps:
+        terms = start, listing.moneyness, listing.tenor
+        beside = chosen[terms]._replace(is_call=listing.is_call) if terms in chosen else None
         try:
-            contract = market.listed(start, listing.moneyness, listing.tenor, listing.is_call)
+            contract = market.listed(*terms, listing.is_call, beside)
         except Refused:
             if start == 0:
                 raise
@@ -94,6 +102,7 @@ def _lives(market: QuotedMarket, listing: Listing) -> list[tuple[QuotedContract,
                 break
             start += 1
             continue
+        chosen.setdefault(terms, contract)
         settles = market.settles(contract)
         end = n_steps if settles is None else settles
         if roll is not None and roll != tenor:

@@ -118,7 +118,12 @@ def _surface(given: Any) -> None:
         "inside": inside,
         "arbitrage": arbitrage._asdict(),
         "expiries": [
-            {**error._asdict(), "discount": each.discount, "smile": dataclasses.asdict(each.smile)}
+            {
+                **error._asdict(),
+                "discount": each.discount,
+                "smile": dataclasses.asdict(each.smile),
+                "reach": each.reach,  # in log-moneyness; beyond, prices are powers of the strike
+            }
             for error, each in zip(errors, surface.slices, strict=True)
         ],
     }

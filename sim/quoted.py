@@ -353,8 +353,12 @@ class QuotedMarket:
             is_call=bool(np.asarray(option.is_call)),
         )
 
-    def listed(self, step: int, moneyness: float, tenor: float, is_call: bool) -> QuotedContract:
+    def listed(
+        self, step: int, moneyness: float, tenor: float, is_call: bool, partner: QuotedContract | None = None
+    ) -> QuotedContract:
         """The contract quoted on both sides that lies nearest to these terms on the day of a step.
+
+        partner: a contract on these terms that goes before it, where it is quoted as well: the put of a call's strike.
 
         Nearest by |K / S - moneyness| / moneyness_tolerance + |T - tenor| / (tenor_tolerance x tenor), each at most 1,
         with a spread of at most `max_spread` of its mid. A contract that settles inside the window does so on a stored
@@ -367,6 +371,8 @@ class QuotedMarket:
         sane = day.tradable & (day.ask - day.bid <= source.max_spread * day.mid) & (day.is_call == is_call)
         sane &= np.isfinite(day.volatility)  # a mid below what any volatility gives is no market to begin in
         sane &= np.array([self._settles_on_a_day(contract) for contract in day.contracts], dtype=bool)
+        if partner in day.places and sane[day.places[partner]]:
+            return partner
         places = np.flatnonzero(sane)
         if not places.size:
             raise Refused(f"{source.name} has nothing near {wanted} on {day.date}", reason)

@@ -100,7 +100,7 @@ class Arbitrage(NamedTuple):
     """Points of a grid at which a surface could be arbitraged."""
 
     points: int
-    butterflies: int  # the density of an expiry is negative
+    butterflies: int  # prices of an expiry are not convex in strike
     calendars: int  # total variance is less than that of an earlier expiry
 
 

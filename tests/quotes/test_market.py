@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from hedgerl.envs import Listing, ShortOption
+from hedgerl.envs import Listing, ShortOption, SpyOverlay
 from hedgerl.pricing import Option, black_scholes
 from hedgerl.sim import QuotedHistory
 from hedgerl.sim.quoted import Refused
@@ -128,6 +128,19 @@ def test_what_is_sold_without_a_quote_brings_nothing_at_worst(by_hand):
     assert not mark.quoted
     assert mark.half_spread == pytest.approx(float(mark.greeks.price))
     assert mark.half_spread > 0.0
+
+
+def test_a_call_and_a_put_on_the_same_terms_have_one_strike(by_hand):
+    """Behaviour: the put takes the call's strike where it is quoted there, though another is as near or nearer; where
+    it is not it takes its own nearest.
+
+    Catches a synthetic forward whose two legs have two strikes.
+    """
+    calls = [(*row[:3], 98.0, *row[4:]) for row in flat(strikes=(98.0,))]
+    puts = [(*row[:3], strike, "P", 1.0, 1.1) for row in calls for strike in (98.0, 99.0)]
+    for quoted, wanted in ((puts, 98.0), ([row for row in puts if row[3] != 98.0], 99.0)):
+        task = SpyOverlay(market=by_hand([*calls, *quoted]), n_steps=3, tenor=32 / 365, shares=100.0)
+        assert task.history(np.array([0])).hedges.strike[0, 0].tolist() == [98.0, wanted]
 
 
 def test_any_option_is_marked_on_the_smile(by_hand):
