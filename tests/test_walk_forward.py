@@ -238,7 +238,7 @@ def test_killed_and_resumed_by_two_workers(file, finished, tmp_path):
         (["training.source=dreams"], "training.source must be one of resampled, history, got 'dreams'"),
         (["training.widen=0.5"], "training.widen must be at least 1, got 0.5"),
         (["objective.name=luck"], "objective.name must be one of cvar, mean_std, entropic, variance, got 'luck'"),
-        (["measure=luck"], "metric must be one of"),
+        (["measure=luck"], "measure must be one of"),
         (["measure=premium"], "measure must be one that can be better or worse, got 'premium'"),
         (["name=delta"], "name must be a label of its own, got 'delta', which is one of the baselines"),
         (["workers=0"], "workers must be a whole number of at least 1, got 0"),
