@@ -371,7 +371,7 @@ class QuotedMarket:
         sane = day.tradable & (day.ask - day.bid <= source.max_spread * day.mid) & (day.is_call == is_call)
         sane &= np.isfinite(day.volatility)  # a mid below what any volatility gives is no market to begin in
         sane &= np.array([self._settles_on_a_day(contract) for contract in day.contracts], dtype=bool)
-        if partner in day.places and sane[day.places[partner]]:
+        if partner is not None and partner in day.places and sane[day.places[partner]]:
             return partner
         places = np.flatnonzero(sane)
         if not places.size:
