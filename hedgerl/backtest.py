@@ -74,18 +74,24 @@ class BacktestConfig:
         whole_number("bootstrap", self.bootstrap, minimum=100)
         if self.seed is not None:
             whole_number("seed", self.seed, minimum=0)
-        if not isinstance(self.regimes, Mapping | None):
-            raise ValueError(f"regimes must be null or {{name: [first day, last day]}}, got {self.regimes!r}")
-        self.regimes = dict(self.regimes or {})
-        for name, period in self.regimes.items():
-            if not isinstance(period, list) or len(period) != 2:
-                raise ValueError(f"regimes must each be [first day, last day], got {name} = {period}")
-            try:
-                first, last = (np.datetime64(day, "D") for day in period)
-            except (TypeError, ValueError):
-                raise ValueError(f"regimes must hold days as YYYY-MM-DD, got {name} = {period}") from None
-            if not first <= last:
-                raise ValueError(f"regimes must not end before they start, got {name} = {period}")
+        self.regimes = periods("regimes", self.regimes)
+
+
+def periods(key: str, given: Any) -> dict[str, list[Any]]:
+    """The periods {name: [first day, last day]} of a key, none for None. Raises ValueError naming the key."""
+    if not isinstance(given, Mapping | None):
+        raise ValueError(f"{key} must be null or {{name: [first day, last day]}}, got {given!r}")
+    checked = dict(given or {})
+    for name, period in checked.items():
+        if not isinstance(period, list) or len(period) != 2:
+            raise ValueError(f"{key} must each be [first day, last day], got {name} = {period}")
+        try:
+            first, last = (np.datetime64(day, "D") for day in period)
+        except (TypeError, ValueError):
+            raise ValueError(f"{key} must hold days as YYYY-MM-DD, got {name} = {period}") from None
+        if not first <= last:
+            raise ValueError(f"{key} must not end before they start, got {name} = {period}")
+    return checked
 
 
 @dataclass(frozen=True)
@@ -260,16 +266,16 @@ def study(config: BacktestConfig, label: str, task: Task, policies: Mapping[str,
     )
     if task.simulated:
         return comparison.study(market=label)
-    periods = {name: (first, last) for name, (first, last) in config.regimes.items()}
+    regimes = {name: (first, last) for name, (first, last) in config.regimes.items()}
     if isinstance(task.market, QuotedHistory):  # of months, not decades: only what it may have episodes in
         dates = task.market.dates
-        periods = {
+        regimes = {
             name: (first, last)
-            for name, (first, last) in periods.items()
+            for name, (first, last) in regimes.items()
             if np.datetime64(first, "D") < dates[-1] and np.datetime64(last, "D") > dates[0]
         }
-        return comparison.study(market=label, regimes=periods)
-    return comparison.study(market=label, notes=(marks(task.market),), regimes=periods)
+        return comparison.study(market=label, regimes=regimes)
+    return comparison.study(market=label, notes=(marks(task.market),), regimes=regimes)
 
 
 def marks(history: History) -> str:

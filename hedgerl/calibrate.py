@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
@@ -10,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,16 +33,12 @@ from hedgerl.data.daily import read_daily
 from hedgerl.data.estimators import Roughness, hurst_exponent, parkinson
 from hedgerl.data.quotes import expiries
 from hedgerl.files import write_bytes, write_text
+from hedgerl.parsing import CommandParser
 from hedgerl.pricing._checks import day, whole_number
 from hedgerl.report.drawing import TEXT, colour, style
 from hedgerl.report.numbers import strict
 
 FORMAT = 1  # of the JSON file
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{self.prog.removeprefix('hedgerl ')}: {message}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +105,8 @@ def main(arguments: list[str]) -> None:
     write(outcome, Path(given.out), source, command, asdict(settings) | {"days": list(days)})
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="hedgerl calibrate",
         allow_abbrev=False,
         description="Fits a model to the options of a day, tells its errors, and writes a market that the other "

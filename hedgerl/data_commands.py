@@ -7,18 +7,14 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hedgerl.data.chains import FORMATS, Finding, Report, Store, check, import_files
+from hedgerl.parsing import CommandParser
 from hedgerl.pricing._checks import nearest
 
 COMMANDS = ("import", "check", "surface")
 _MISSING = 3  # days that are named; the rest is counted
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{self.prog.removeprefix('hedgerl ')}: {message}")
 
 
 def main(arguments: list[str]) -> None:
@@ -36,8 +32,8 @@ def main(arguments: list[str]) -> None:
     print(told(import_files(given.format, given.files, given.store, **options), given.store))
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="hedgerl data", allow_abbrev=False, description="Option chains of vendors in a Parquet store."
     )
     commands = parser.add_subparsers(dest="command", metavar="import | check | surface", required=True)

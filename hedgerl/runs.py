@@ -5,7 +5,6 @@ Read from the top down: find runs, read each, compare, show. Whatever is damaged
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import math
@@ -18,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from rich import box
@@ -28,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hedgerl.files import write_csv
+from hedgerl.parsing import CommandParser
 from hedgerl.pricing._checks import nearest
 
 STUDIES = {"trials.csv": "sweep", "pareto_raw.csv": "generate-pareto"}  # a file of a study, and what made it
@@ -62,7 +62,7 @@ class Run:
 
 def main(arguments: list[str]) -> None:
     """Prints the tables that a command line asks for. Raises ValueError where there are no runs, and for a bad flag."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="hedgerl report",
         allow_abbrev=False,
         description="A table of finished runs: train, backtest, simulate, and studies of sweep and generate-pareto.",
@@ -79,11 +79,6 @@ def main(arguments: list[str]) -> None:
         columns = [*COLUMNS, *(_column(key) for key in keys)]
         write_csv(Path(given.csv), columns, [_record(run, keys) for run in runs])
     print(shown(runs, keys))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"report: {message}")
 
 
 def summary(folder: Path) -> str:

@@ -113,10 +113,7 @@ class StressConfig:
         whole_number("n_paths", self.n_paths)
         if self.seed is not None:
             whole_number("seed", self.seed, minimum=0)
-        try:
-            self.windows = backtest.BacktestConfig(regimes=self.windows).regimes
-        except ValueError as error:
-            raise ValueError(str(error).replace("regimes", "windows", 1)) from None
+        self.windows = backtest.periods("windows", self.windows)
 
 
 # ---- which days ----
@@ -550,7 +547,7 @@ def _grid_table(grid: pd.DataFrame, reference: str) -> str:
         head = f"{'volatility x':<14}" + "".join(f"{move:>+9.0%}" for move in table.columns)
         lines = [f"at once, {name}: spot by", head, "-" * len(head)]
         lines += [f"{multiple:<14g}" + "".join(f"{each:>9.3f}" for each in row) for multiple, row in table.iterrows()]
-        blocks.append("\n".join(line if isinstance(line, str) else str(line) for line in lines))
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 

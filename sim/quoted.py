@@ -112,10 +112,7 @@ class QuotedHistory:
                 raise ValueError(
                     f'series must be a daily series with rates where rate is "series", got {self.series!r}'
                 )
-        try:
-            time_of_day(self.at)
-        except (TypeError, ValueError):
-            raise ValueError(f"at must be a time of day such as 16:00, got {self.at!r}") from None
+        time_of_day(self.at)
         if self.missing not in MISSING:
             raise ValueError(f"missing must be one of {', '.join(MISSING)}, got {self.missing!r}")
         non_negative("missing_spread", self.missing_spread)

@@ -214,11 +214,10 @@ class ChainSurface:
 
     def _error(self, number: int) -> SliceError:
         each = self.slices[number]
-        k, bid, ask = each.quotes
+        k, ask, low = each.quotes.k, each.quotes.ask, each.quotes.low
         own = np.sqrt(each.smile(k).value / each.years)
         fitted = np.sqrt(self.at_expiry(number, k) / each.years)
-        low = np.where(np.isfinite(bid), bid, 0.0)
-        distance = fitted - 0.5 * (low + ask)
+        distance = fitted - each.quotes.middle
         return SliceError(
             root=each.root,
             date=str(each.date),

@@ -144,7 +144,7 @@ def time_of_day(at: str) -> np.timedelta64:
     """Minutes since midnight of a time such as 16:15. Raises ValueError for another text."""
     try:
         time = datetime.time.fromisoformat(at)
-    except ValueError:
+    except (TypeError, ValueError):
         raise ValueError(f"at must be a time of day such as 16:15, got {at!r}") from None
     return np.timedelta64(60 * time.hour + time.minute, "m")
 

@@ -155,13 +155,12 @@ def fit(quotes: Sequence[Quotes], years: Sequence[float]) -> list[SSVISmile]:
     """
     if not quotes:
         raise ValueError("quotes must be of one expiry at least, got none")
-    bids = [np.where(np.isfinite(each.bid), each.bid, 0.0) for each in quotes]
     k = np.concatenate([each.k for each in quotes])
-    middle = np.concatenate([0.5 * (bid + each.ask) for bid, each in zip(bids, quotes, strict=True)])
-    half = np.concatenate([np.maximum(0.5 * (each.ask - bid), 1e-4) for bid, each in zip(bids, quotes, strict=True)])
+    middle = np.concatenate([each.middle for each in quotes])
+    half = np.concatenate([each.half_spread for each in quotes])
     which = np.repeat(np.arange(len(quotes)), [each.k.size for each in quotes])
     time = np.asarray(years, np.float64)[which]
-    near = [m[np.abs(each.k).argmin()] for m, each in zip(np.split(middle, _ends(quotes)), quotes, strict=True)]
+    near = [each.middle[np.abs(each.k).argmin()] for each in quotes]
     level = np.maximum.accumulate(np.square(near) * np.asarray(years, np.float64))
     steps = np.maximum(np.diff(level, prepend=0.0), 1e-8)
 
@@ -180,8 +179,3 @@ def fit(quotes: Sequence[Quotes], years: Sequence[float]) -> list[SSVISmile]:
     found = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=0.7, x_scale="jac")
     shape, theta = surface(found.x)
     return [SSVISmile(shape, level) for level in theta.tolist()]
-
-
-def _ends(quotes: Sequence[Quotes]) -> np.ndarray:
-    """Where the quotes of the next expiry begin, if all are joined."""
-    return np.cumsum([each.k.size for each in quotes])[:-1]

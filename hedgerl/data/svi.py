@@ -69,6 +69,21 @@ class Quotes(NamedTuple):
     bid: np.ndarray
     ask: np.ndarray
 
+    @property
+    def low(self) -> np.ndarray:
+        """The bid, and 0 where it implies none."""
+        return np.where(np.isfinite(self.bid), self.bid, 0.0)
+
+    @property
+    def middle(self) -> np.ndarray:
+        """What a fit aims at."""
+        return 0.5 * (self.low + self.ask)
+
+    @property
+    def half_spread(self) -> np.ndarray:
+        """What its errors are measured by, at least a hundredth of a volatility point."""
+        return np.maximum(0.5 * (self.ask - self.low), 1e-4)
+
 
 def fit(quotes: Quotes, years: float) -> SVI:
     """The smile nearest to the middles of bid and ask, each in units of half its spread, that has no butterflies.
@@ -80,9 +95,7 @@ def fit(quotes: Quotes, years: float) -> SVI:
     """
     if quotes.k.size < 5:
         raise ValueError(f"quotes must be 5 at least for a smile, got {quotes.k.size}")
-    bid = np.where(np.isfinite(quotes.bid), quotes.bid, 0.0)
-    target, half = 0.5 * (bid + quotes.ask), np.maximum(0.5 * (quotes.ask - bid), 1e-4)
-    problem = _Problem(quotes.k, target, half, years)
+    problem = _Problem(quotes.k, quotes.middle, quotes.half_spread, years)
     tried = sorted((problem.solve(point, _SHORT) for point in problem.starts()), key=lambda found: found.cost)
     best, least = None, np.inf
     for found in tried:

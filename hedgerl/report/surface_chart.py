@@ -66,9 +66,8 @@ def _relief(axes: Any, surface: ChainSurface) -> None:
 
 def _smile(axes: Any, surface: ChainSurface, number: int) -> None:
     each = surface.slices[number]
-    k, bid, ask = each.quotes
-    low = np.where(np.isfinite(bid), bid, 0.0)
-    axes.vlines(k, 100.0 * low, 100.0 * ask, color=colour("p1"), linewidth=1.0)
+    k, ask = each.quotes.k, each.quotes.ask
+    axes.vlines(k, 100.0 * each.quotes.low, 100.0 * ask, color=colour("p1"), linewidth=1.0)
     fine = np.linspace(k.min(), k.max(), 301)
     fitted = 100.0 * np.sqrt(surface.at_expiry(number, fine) / each.years)
     axes.plot(fine, fitted, color=colour("p0"), linewidth=1.2)
