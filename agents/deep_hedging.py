@@ -7,14 +7,17 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hedgerl.agents.captured import CapturedGradients
 from hedgerl.agents.hedge_network import HedgeNetwork
 from hedgerl.agents.objectives import Criterion, RewardCriterion
+from hedgerl.envs.action import Converter
+from hedgerl.envs.graphs import Graphs, graphs_for
 from hedgerl.envs.observation import Flat, Prepared
 from hedgerl.envs.reward import Judge, Moments, Reward
 from hedgerl.envs.scenario import Scenario
@@ -28,14 +31,23 @@ Callback = Callable[["DeepHedging"], bool | None]
 
 
 @dataclass(frozen=True)
-class _Pool:
+class Pool:
     """Paths that are on the device, with what can be observed of them."""
 
     scenario: Scenario
     prepared: Prepared
 
-    def part(self, first: int, stop: int) -> _Pool:
-        return _Pool(self.scenario.part(first, stop), self.prepared.part(first, stop))
+    def part(self, first: int, stop: int) -> Pool:
+        return Pool(self.scenario.part(first, stop), self.prepared.part(first, stop))
+
+
+class Found(NamedTuple):
+    """What an update has found, its gradients aside."""
+
+    loss: Tensor  # ()
+    norm: Tensor  # (), of the gradient before it was clipped
+    pnl: Tensor  # (n,), what the criterion was given first
+    checked: Converter  # still to be asked whether all actions were finite
 
 
 class DeepHedging:
@@ -62,6 +74,8 @@ class DeepHedging:
         same CPU and number of threads, also when interrupted, saved with `state_dict` and continued.
     validation_paths, validate_every : every so many iterations, and at the horizon.
     clip : largest norm of the gradient, of an objective in units of the first batch's deviation, or of its terms.
+    capture : whether an update's way from the paths to the gradients is captured as a CUDA graph, which keeps the
+        memory of one update, and replayed; None: on a CUDA device. Where it cannot be, a RuntimeWarning says why, once.
 
     After each iteration `callback(learner)` sees `iteration`, `loss` and `validation` (the last one, or None), and ends
     the training by returning False. Raises FloatingPointError where the objective is no number, naming the iteration;
@@ -91,6 +105,7 @@ class DeepHedging:
         clip: float = 10.0,
         seed: int | None = None,
         device: str = "cpu",
+        capture: bool | Graphs | None = None,
     ) -> None:
         self.task = task
         self.learning_rate = positive("learning_rate", learning_rate)
@@ -126,6 +141,9 @@ class DeepHedging:
         self.optimiser = torch.optim.Adam(
             [*self.network.parameters(), *self.criterion.parameters()], lr=self.learning_rate, fused=True
         )
+        graphs = graphs_for(self.device, capture)
+        weights = self.optimiser.param_groups[0]["params"]
+        self.captured = None if graphs is None else CapturedGradients(self._gradients, weights, graphs)
         self.iteration = 0
         self.loss: float | None = None  # of the last batch
         self.validation: float | None = None
@@ -133,8 +151,9 @@ class DeepHedging:
         self.best_iteration = 0
         self._best_weights = copy.deepcopy(self.network.state_dict())
         self._started = False
-        self._pool: tuple[int, _Pool] | None = None
-        self._kept: _Pool | None = None  # validation paths
+        self._pool: tuple[int, Pool] | None = None
+        self._kept: Pool | None = None  # validation paths
+        self._sent: dict[Any, Any] = {}  # small arrays on the device, see `Scenario.sent`
 
     @property
     def policy(self) -> HedgeNetwork:
@@ -166,27 +185,38 @@ class DeepHedging:
         done = min(iteration / (self.horizon or 1), 1.0)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done)))
 
-    def pnl(self, paths: Scenario | _Pool, network: HedgeNetwork | None = None) -> Tensor:
+    def pnl(self, paths: Scenario | Pool, network: HedgeNetwork | None = None) -> Tensor:
         """P&L (n,) of the network on a scenario, after all costs, with gradients to the weights."""
-        gained: Tensor = self._played(paths, network, None)[0]
+        gained, _, checked = self._played(paths, network, None)
+        checked.settle()
         return gained
 
-    def outcome(self, paths: Scenario | _Pool, network: HedgeNetwork | None = None) -> tuple[Tensor, ...]:
+    def outcome(self, paths: Scenario | Pool, network: HedgeNetwork | None = None) -> tuple[Tensor, ...]:
         """What the criterion is given: the P&L (n,), or that in the reward's money and `Judge.linear` (n,)."""
+        found, checked = self._outcome(paths, network)
+        checked.settle()
+        return found
+
+    def _outcome(
+        self, paths: Scenario | Pool, network: HedgeNetwork | None = None
+    ) -> tuple[tuple[Tensor, ...], Converter]:
+        """The same, and what is still to be asked whether the actions were finite."""
         if isinstance(self.criterion, Criterion):
-            return (self.pnl(paths, network),)
-        _, judge = self._played(paths, network, self.criterion.reward)
+            gained, _, checked = self._played(paths, network, None)
+            return (gained,), checked
+        _, judge, checked = self._played(paths, network, self.criterion.reward)
         assert judge is not None
-        return -judge.losses(), judge.linear()
+        return (-judge.losses(), judge.linear()), checked
 
     def _played(
-        self, paths: Scenario | _Pool, network: HedgeNetwork | None, reward: Reward | None
-    ) -> tuple[Tensor, Judge | None]:
-        """P&L (n,) of the network's episodes, and who judged them where there is a reward."""
-        own = paths if isinstance(paths, _Pool) else self._mapped(paths)
+        self, paths: Scenario | Pool, network: HedgeNetwork | None, reward: Reward | None
+    ) -> tuple[Tensor, Judge | None, Converter]:
+        """P&L (n,) of the network's episodes, who judged them where there is a reward, and who read their actions."""
+        own = paths if isinstance(paths, Pool) else self._mapped(paths)
         policy = self.network if network is None else network
-        # a device is asked once an episode whether all actions were finite
-        checked = policy.interface.action.converter(own.scenario, late=self.device.type != "cpu")
+        # a device is asked once an episode whether all actions were finite, and a graph never
+        late = self.device.type != "cpu" or self.captured is not None
+        checked = policy.interface.action.converter(own.scenario, late=late)
         convert = policy.interface.action.bind(own.scenario, self.task, checked)
         rollout = Rollout(own.scenario, self._execution)
         judge = None if reward is None else Judge(reward, self.task, rollout, Moments(), learn=False)
@@ -199,27 +229,33 @@ class DeepHedging:
             gained = rollout.act(target)
             if judge is not None:
                 judge.reward(target, gained)
-        checked.settle()
-        return rollout.wealth - start, judge
+        return rollout.wealth - start, judge, checked
 
     def _update(self) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(self.iteration)
-        self.optimiser.zero_grad(set_to_none=True)
-        outcome = self.outcome(self._batch(self.iteration))
-        loss = self.criterion(*outcome)
-        self.loss = float(loss.detach())
-        (loss / self.criterion.money).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], self.clip)
-        if not (math.isfinite(self.loss) and math.isfinite(float(norm))):
+        batch, money = self._batch(self.iteration), self.criterion.money
+        found = (self.captured or self._gradients)(batch, money)
+        found.checked.settle()
+        self.loss, norm = torch.stack([found.loss, found.norm.to(found.loss.dtype)]).tolist()
+        if not (math.isfinite(self.loss) and math.isfinite(norm)):
             raise FloatingPointError(
-                f"iteration {self.iteration + 1}: the objective is {self.loss!r}, its gradient {float(norm)!r}; "
+                f"iteration {self.iteration + 1}: the objective is {self.loss!r}, its gradient {norm!r}; "
                 "a smaller learning_rate may help. The weights are those of the iteration before"
             )
         self.optimiser.step()
         if isinstance(self.criterion, RewardCriterion):
-            self.criterion.follow(outcome[0])
+            self.criterion.follow(found.pnl)
         self.iteration += 1
+
+    def _gradients(self, batch: Pool, money: float) -> Found:
+        """Leaves the clipped gradients of an update at the weights; money: the criterion's."""
+        self.optimiser.zero_grad(set_to_none=True)
+        outcome, checked = self._outcome(batch)
+        loss = self.criterion(*outcome)
+        (loss / money).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], self.clip)
+        return Found(loss.detach(), norm, outcome[0].detach(), checked)
 
     def _start(self) -> None:
         """Statistics of the features and the unit of P&L, from the first batch."""
@@ -230,7 +266,7 @@ class DeepHedging:
         self._best_weights = copy.deepcopy(self.network.state_dict())
         self._started = True
 
-    def _normalise(self, batch: _Pool) -> None:
+    def _normalise(self, batch: Pool) -> None:
         """Mean and deviation of the inputs over all steps, with the fresh network at the helm."""
         seen = []
         convert = self.network.interface.action.bind(batch.scenario, self.task)
@@ -257,7 +293,7 @@ class DeepHedging:
             self.best, self.best_iteration = self.validation, self.iteration
             self._best_weights = copy.deepcopy(self.network.state_dict())
 
-    def _batch(self, iteration: int) -> _Pool:
+    def _batch(self, iteration: int) -> Pool:
         """The paths of an iteration: a function of the seed and its number."""
         pool, place = divmod(iteration, self.pool_batches * self.epochs)
         epoch, position = divmod(place, self.pool_batches)
@@ -269,11 +305,11 @@ class DeepHedging:
         first = int(rng.permutation(self.pool_batches)[position]) * self.batch_paths
         return self._pool[1].part(first, first + self.batch_paths)
 
-    def _mapped(self, scenario: Scenario) -> _Pool:
+    def _mapped(self, scenario: Scenario) -> Pool:
         own = scenario.mapped(lambda array: to_torch(array, self.device))
-        own.known()
+        own.known(self._sent)
         observation: Flat = self.network.interface.observation
-        return _Pool(own, observation.prepare(own, self.task))
+        return Pool(own, observation.prepare(own, self.task))
 
     def _drawn(self, name: str, index: int) -> int:
         return drawn_seed(seed_sequence(self.seed, f"deep hedging {name}", index))
@@ -320,11 +356,13 @@ class DeepHedging:
                 )
         self.network.load_state_dict(state["network"])
         self.criterion.load_state_dict(state["criterion"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))  # it would go on in the very same tensors
         self._best_weights = copy.deepcopy(dict(state["best_weights"]))
         for name, value in progress.items():
             setattr(self, name, value)
         self._pool = self._kept = None
+        if self.captured is not None:
+            self.captured.forget()
 
 
 def _criterion(objective: Any, parameter: float | None) -> Criterion | RewardCriterion:

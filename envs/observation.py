@@ -33,6 +33,14 @@ class Prepared:
         """The same for the paths from `first` up to `stop`."""
         raise NotImplementedError
 
+    def beside(self, scenario: Scenario) -> Prepared:
+        """The same in memory of its own, of a scenario of the same numbers."""
+        raise NotImplementedError
+
+    def fill(self, other: Prepared) -> None:
+        """Takes over the numbers of another one, in place; what was derived from the scenario must follow that."""
+        raise NotImplementedError
+
 
 def observed_as(observation: Flat | Raw | tuple[str, ...] | str | None, task: Task) -> Flat | Raw:
     """The observation that is meant: names of features, or None for the task's own."""
@@ -604,3 +612,10 @@ class _PreparedFlat(Prepared):
 
     def part(self, first: int, stop: int) -> Prepared:
         return _PreparedFlat(self.scenario.part(first, stop), self.task, self.fixed[:, first:stop], self.held)
+
+    def beside(self, scenario: Scenario) -> Prepared:
+        return _PreparedFlat(scenario, self.task, self.fixed.clone(), self.held)
+
+    def fill(self, other: Prepared) -> None:
+        assert isinstance(other, _PreparedFlat)
+        self.fixed.copy_(other.fixed)

@@ -488,9 +488,9 @@ class Scenario:
         if isinstance(self.spot, np.ndarray) or (given := np.asarray(values, np.float64)).size > _FEW:
             return xp.asarray(values, dtype=self.spot.dtype, device=where)
         key = given.shape, given.tobytes()
-        if key not in self._sent:
-            self._sent[key] = xp.asarray(given, dtype=self.spot.dtype, device=where)
-        return self._sent[key]
+        if key not in self.sent:
+            self.sent[key] = xp.asarray(given, dtype=self.spot.dtype, device=where)
+        return self.sent[key]
 
     def mapped(self, change: Callable[[Array], Array]) -> Scenario:
         """This scenario with every array of paths changed: their library, device or dtype, or which paths."""
@@ -510,16 +510,16 @@ class Scenario:
         for group in ("hedges", "kept"):
             known, cut = getattr(self, group).__dict__, getattr(piece, group).__dict__
             cut.update({name: known[name][:, first:stop] for name in _CARRIED if name in known})
-        piece.__dict__["_sent"] = self._sent
+        piece.__dict__["sent"] = self.sent
         return piece
 
-    def known(self, before: Scenario | None = None) -> None:
+    def known(self, sent: dict[Any, Array] | None = None) -> None:
         """Computes now what every rollout asks for, for `part` to hand on.
 
-        before: an earlier scenario in the same place, whose small arrays need not be sent again.
+        sent: that of an earlier scenario in the same place, whose small arrays need not be sent again.
         """
-        if before is not None:
-            self.__dict__["_sent"] = before._sent
+        if sent is not None:
+            self.__dict__["sent"] = sent
         owed = ("premium", "settlement") if self.liabilities.listings else ()
         for name in ("mid", "vega", "liability_value", *owed):
             getattr(self, name)
@@ -528,7 +528,7 @@ class Scenario:
                 getattr(group, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        place = ("_beside", "_sent")  # a module cannot be pickled, and what lies on a device need not be
+        place = ("_beside", "sent")  # a module cannot be pickled, and what lies on a device need not be
         return {name: value for name, value in self.__dict__.items() if name not in place}
 
     @cached_property
@@ -536,7 +536,7 @@ class Scenario:
         return array_namespace(self.spot), device(self.spot)
 
     @cached_property
-    def _sent(self) -> dict[tuple[tuple[int, ...], bytes], Array]:
+    def sent(self) -> dict[tuple[tuple[int, ...], bytes], Array]:
         """What `_array` has sent, by shape and content: the same for all parts, whichever paths they have."""
         return {}
 

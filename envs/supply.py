@@ -38,6 +38,7 @@ class Supply:
         most = _PATHS[1] if num_envs < 64 else _PATHS[2]
         wanted = min(max(_MARKS // (task.n_steps * contracts), _PATHS[0]), most) if block is None else block
         self.block = max(1, wanted // num_envs) * num_envs  # paths
+        self._sent: dict[Any, Any] = {}
         self.seed(None)
 
     def seed(self, seed: int | None) -> None:
@@ -65,7 +66,7 @@ class Supply:
             scenario = scenario.mapped(lambda array: to_torch(array, self.device))
         elif not isinstance(scenario.spot, np.ndarray):
             scenario = scenario.mapped(to_numpy)
-        scenario.known(self._scenario)  # once for all batches
+        scenario.known(self._sent)  # once for all batches
         self._scenario, self._next = scenario, 0
         self._prepared = self.environment.prepare(scenario)
 

@@ -11,7 +11,9 @@ import torch
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
+from hedgerl.envs.captured import CapturedEpisodes
 from hedgerl.envs.environment import Environment
+from hedgerl.envs.graphs import Graphs, graphs_for
 from hedgerl.envs.gym import ENVIRONMENTS
 from hedgerl.envs.supply import Supply, configured
 from hedgerl.pricing._checks import nearest, whole_number
@@ -31,6 +33,7 @@ class HedgingVecEnv(VecEnv):
         random clients takes some 2 GB.
     device: of torch, on which episodes are then tensors; None: NumPy. `reset_tensors` and `step_tensors` keep to it,
         and wait for it only where an episode ends; the interface of `VecEnv` brings their answers to the host.
+    capture: whether steps are captured as CUDA graphs and replayed, see `CapturedEpisodes`; None: on a CUDA device.
 
     >>> import torch
     >>> from hedgerl.envs import ShortOption
@@ -50,11 +53,14 @@ class HedgingVecEnv(VecEnv):
         *,
         block: int | None = None,
         device: torch.device | str | None = None,
+        capture: bool | Graphs | None = None,
     ) -> None:
         self.environment = environment
         self.num_envs = whole_number("num_envs", num_envs)
         self.render_mode: str | None = None
         self.tensor_device = None if device is None else _there(device)
+        graphs = graphs_for(self.tensor_device, capture)
+        self.captured = None if graphs is None else CapturedEpisodes(environment, graphs)
         self._supply = Supply(environment, num_envs, block, self.tensor_device)
         self._actions: Array = None
         self._began = time.time()
@@ -110,7 +116,7 @@ class HedgingVecEnv(VecEnv):
 
     def _advance(self) -> tuple[Any, Array, bool, list[dict[str, Any]] | None]:
         """A step with the actions taken: as `step_tensors`, rewards float64, in the library of the episodes."""
-        seen, reward, done = self.environment.step(self._actions)
+        seen, reward, done = (self.captured or self.environment).step(self._actions)
         if not done:
             return seen, reward, False, None
         infos = self._summaries(_on_host(seen))
@@ -118,7 +124,8 @@ class HedgingVecEnv(VecEnv):
 
     def _next_batch(self) -> Any:
         scenario, prepared = self._supply.batch()
-        return self.environment.reset(scenario, prepared=prepared, late=self.tensor_device is not None)
+        episodes = self.captured or self.environment
+        return episodes.reset(scenario, prepared=prepared, late=self.tensor_device is not None)
 
     def _summaries(self, seen: Any) -> list[dict[str, Any]]:
         """Infos of the episodes that have ended; all their numbers come from a device in one piece."""
@@ -206,11 +213,17 @@ def _on_host(seen: Any) -> Any:
 
 
 def make_vec(
-    id: str, num_envs: int, *, block: int | None = None, device: torch.device | str | None = None, **overrides: Any
+    id: str,
+    num_envs: int,
+    *,
+    block: int | None = None,
+    device: torch.device | str | None = None,
+    capture: bool | Graphs | None = None,
+    **overrides: Any,
 ) -> HedgingVecEnv:
     """`num_envs` episodes at once of the task registered as `id`, for stable-baselines3.
 
-    overrides: as of `gymnasium.make`. block, device: see `HedgingVecEnv`.
+    overrides: as of `gymnasium.make`. block, device, capture: see `HedgingVecEnv`.
 
     >>> from hedgerl.sim import BlackScholes
     >>> venv = make_vec("hedgerl/ShortOption-v0", num_envs=4, market=BlackScholes(volatility=0.2))
@@ -223,4 +236,5 @@ def make_vec(
             f"id must be one of {', '.join(ENVIRONMENTS)}, got {id!r}; the nearest is {nearest(id, ENVIRONMENTS)!r}"
         )
     task, observation, action, reward = configured(ENVIRONMENTS[id].task_name, overrides)
-    return HedgingVecEnv(Environment(task, observation, action, reward), num_envs, block=block, device=device)
+    environment = Environment(task, observation, action, reward)
+    return HedgingVecEnv(environment, num_envs, block=block, device=device, capture=capture)

@@ -27,7 +27,7 @@ from sb3_contrib import RecurrentPPO
 from hedgerl.agents.deep_hedging import DeepHedging
 from hedgerl.agents.ppo_lstm import PPOLSTM
 from hedgerl.agents.recurrent import default_policy
-from hedgerl.envs import ShortOption, make_vec
+from hedgerl.envs import HedgingVecEnv, Reward, ShortOption, make_vec
 from hedgerl.pricing import Option
 from hedgerl.sim import BlackScholes, Heston, Model, RoughBergomi
 from hedgerl.sim.backend import resolve, to_torch
@@ -141,6 +141,51 @@ class Bench:
         learner.learn(3)
         return [] if learner.loss is not None and np.isfinite(learner.loss) else [f"deep hedging: loss {learner.loss}"]
 
+    def captured(self) -> list[str]:
+        """Steps and updates replayed from graphs against those that are taken as they are; what differs."""
+        wrong = []
+        for model in MODELS.values():
+            task = ShortOption(market=model, backend=self.backend)
+            seen, losses = [], []
+            for capture in (False, None):
+                venv = make_vec(
+                    f"hedgerl/{task.name}-v0",
+                    512,
+                    device=self.device,
+                    capture=capture,
+                    market=model,
+                    backend=self.backend,
+                    reward=Reward(loss="mean_std"),
+                )
+                venv.seed(1)
+                venv.reset_tensors()
+                generator = torch.Generator(self.device).manual_seed(1)
+                rows = []
+                for _ in range(3 * task.n_steps):
+                    action = 2.0 * torch.rand((512, 1), device=self.device, generator=generator) - 1.0
+                    rows.append(torch.cat([each.flatten() for each in venv.step_tensors(action)[:2]]))
+                seen.append(torch.stack(rows))
+                learner = DeepHedging(
+                    task,
+                    {"recurrent": 8},
+                    batch_paths=512,
+                    validation_paths=2,
+                    seed=1,
+                    device=self.device,
+                    capture=capture,
+                )
+                rates: list[float] = []
+                learner.learn(6, callback=lambda each, rates=rates: rates.append(each.loss))  # type: ignore[misc]
+                losses.append(rates)
+                for what in (venv, learner):
+                    if what.captured is not None and not what.captured.replaying:
+                        print(f"bench_gpu: {type(what).__name__} is not captured: {what.captured.refused}", flush=True)
+            if not torch.allclose(*seen, rtol=1e-6, atol=1e-6):
+                wrong.append(f"{model}: steps by graphs differ by {float((seen[0] - seen[1]).abs().max()):.1e}")
+            if not np.allclose(*losses, rtol=1e-5, atol=0.0):  # atomic sums differ from run to run
+                wrong.append(f"{model}: losses by graphs are {losses[1]} instead of {losses[0]}")
+        return wrong
+
     # ---- measurements ----
 
     def generator(self, name: str) -> Row:
@@ -182,63 +227,73 @@ class Bench:
         return Row(title, seconds, rate, "50 ms", seconds <= 0.05, self.floor(moved, 0.0))
 
     def stepping(self) -> Row:
-        """Episodes of a short option with random actions: observations, trades, rewards, all on the device."""
+        """Episodes of a short option with random actions: observations, trades, rewards, all on the device; by graphs,
+        and with a kernel at a time."""
         n_envs = 65_536 // self.scale
-        venv = make_vec(
-            f"hedgerl/{ShortOption.name}-v0",
-            n_envs,
-            device=self.device,
-            market=BlackScholes(volatility=0.2),
-            n_steps=STEPS,
-            backend=self.backend,
-            block=n_envs,
-        )
         actions = 2.0 * torch.rand((STEPS, n_envs, 1), device=self.device) - 1.0
-        venv.seed(1)
-
-        def work() -> float:
-            """Seconds of the steps of an episode but the last, after which the next is drawn."""
+        rates = []
+        for capture in (None, False):
+            venv = make_vec(
+                f"hedgerl/{ShortOption.name}-v0",
+                n_envs,
+                device=self.device,
+                capture=capture,
+                market=BlackScholes(volatility=0.2),
+                n_steps=STEPS,
+                backend=self.backend,
+                block=n_envs,
+            )
+            venv.seed(1)
             venv.reset_tensors()
-            self.wait()
-            start = time.perf_counter()
-            with torch.no_grad():
-                for action in actions[:-1]:
-                    venv.step_tensors(action)
-            self.wait()
-            return time.perf_counter() - start
-
-        work()
-        seconds = min(work() for _ in range(self.runs))
-        rate = n_envs * (STEPS - 1) / seconds
+            seconds = [self._episode(venv, actions) for _ in range(2 + self.runs)]  # the second is that of the capture
+            rates.append(n_envs * (STEPS - 1) / min(seconds[2:]))
+        ours, plain = rates
         return Row(
             f"ShortOption, {n_envs:,} environments, random actions",
-            seconds,
-            f"{rate / 1e6:,.1f} million env-steps/s",
+            n_envs * (STEPS - 1) / ours,
+            f"{ours / 1e6:,.1f} million env-steps/s, without graphs {plain / 1e6:,.1f}",
             "200 million",
-            rate >= 2e8,
+            ours >= 2e8,
         )
 
+    def _episode(self, venv: HedgingVecEnv, actions: torch.Tensor) -> float:
+        """Seconds of all steps but the last, after which infos are made and the next batch is drawn."""
+        self.wait()
+        start = time.perf_counter()
+        with torch.no_grad():
+            for action in actions[:-1]:
+                venv.step_tensors(action)
+            self.wait()
+            seconds = time.perf_counter() - start
+            venv.step_tensors(actions[-1])
+        return seconds
+
     def deep_hedging(self) -> Row:
-        """An update on 65,536 episodes of a year, LSTM(64); paths are simulated once for eight."""
+        """An update on 65,536 episodes of a year, GRU(64), by a graph, and with a kernel at a time; paths are simulated
+        once for eight."""
         n_paths = 65_536 // self.scale
         task = ShortOption(market=BlackScholes(volatility=0.2), n_steps=STEPS, backend=self.backend)
-        network = {"hidden": (128, 64), "recurrent": 64}
-        learner = DeepHedging(
-            task,
-            network,
-            "mean_std",
-            batch_paths=n_paths,
-            pool_batches=1,
-            epochs=8,
-            validation_paths=2,  # each call of learn ends with them
-            seed=1,
-            device=self.device,
-        )
-        learner.learn(1)
-        seconds = self.best(lambda: learner.learn(1))
-        rate = n_paths * STEPS / seconds
-        figure = f"{rate / 1e6:,.2f} million path-steps/s"
-        return Row(f"deep hedging, {n_paths:,} x {STEPS}", seconds, figure, "20 million", rate >= 2e7)
+        rates = []
+        for capture in (None, False):
+            learner = DeepHedging(
+                task,
+                {"hidden": (128, 64), "recurrent": 64},
+                "mean_std",
+                batch_paths=n_paths,
+                pool_batches=1,
+                epochs=8,
+                validation_paths=2,  # each call of learn ends with them
+                seed=1,
+                device=self.device,
+                capture=capture,
+            )
+            learner.learn(1)
+            rates.append(n_paths * STEPS / self.best(partial(learner.learn, 1)))
+            del learner  # and the memory of an update
+        ours, plain = rates
+        figure = f"{ours / 1e6:,.2f} million path-steps/s, without a graph {plain / 1e6:,.2f}"
+        seconds = n_paths * STEPS / ours
+        return Row(f"deep hedging, {n_paths:,} x {STEPS}", seconds, figure, "20 million", ours >= 2e7)
 
     def ppo(self) -> Row:
         """`learn` of both recurrent PPOs, rollouts and updates, 4,096 environments and 4 epochs."""
@@ -264,9 +319,10 @@ class Bench:
             )
             start = time.perf_counter()
             model.learn(n_envs * STEPS)
-            if kind is PPOLSTM:  # sb3-contrib's takes minutes: once must do
+            for _ in range(2 if kind is PPOLSTM else 0):  # the first of them is that of the capture
+                self.wait()
                 start = time.perf_counter()
-                model.learn(n_envs * STEPS)
+                model.learn(n_envs * STEPS)  # sb3-contrib's takes minutes: once must do
             self.wait()
             rates[kind.__name__] = n_envs * STEPS / (time.perf_counter() - start)
         ours, theirs = rates["PPOLSTM"], rates["RecurrentPPO"]
@@ -336,7 +392,7 @@ def main() -> int:
     options = parser.parse_args()
     bench = Bench("numpy", "cpu", 256, 1) if options.rehearse else Bench("cupy", "cuda", 1, 5)
     resolve(bench.backend)
-    wrong = [error for check in (bench.twins, bench.laws, bench.training) for error in check()]
+    wrong = [error for check in (bench.twins, bench.laws, bench.training, bench.captured) for error in check()]
     if wrong:
         print("\n".join(f"bench_gpu: {error}" for error in wrong), file=sys.stderr)
         return 1

@@ -100,7 +100,7 @@ class _Stable:
         environment = Environment(setting.task, setting.observation, setting.action, setting.reward)
         self.interface = Interface(environment.observation, environment.action)
         self.seed = setting.seed
-        self.base = HedgingVecEnv(environment, config.num_envs, device=self.tensor_device())
+        self.base = HedgingVecEnv(environment, config.num_envs, device=self.tensor_device(), capture=self.capture())
         env: Any = self.base
         self.inner = env
         if config.accrue and setting.reward.loss in ("mean_std", "cvar"):
@@ -126,6 +126,10 @@ class _Stable:
 
     def tensor_device(self) -> str | None:
         """Where episodes are tensors; None: NumPy's arrays."""
+        return None
+
+    def capture(self) -> bool | None:
+        """Whether steps are captured; None: where they can be."""
         return None
 
     def _quiet(self) -> None:
@@ -250,6 +254,9 @@ class Episodic(_Stable):
         """A CUDA device's rollouts stay there; on a CPU NumPy is a little faster than torch."""
         return self.setting.device if self.setting.device.startswith("cuda") else None
 
+    def capture(self) -> bool | None:
+        return None if self.config.capture else False
+
     def build(self) -> Any:
         from hedgerl.agents.ppo_lstm import PPOLSTM
         from hedgerl.agents.recurrent import Encoder
@@ -368,6 +375,7 @@ class Pathwise:
             clip=config.clip,
             seed=setting.seed,
             device=setting.device,
+            capture=None if config.capture else False,
         )
         self.interface = network.interface
 

@@ -55,6 +55,7 @@ class PPOLSTMConfig:
     normalise_reward: bool = True
     accrue: bool = True
     control_variate: bool = True
+    capture: bool = True
 
     def __post_init__(self) -> None:
         for name in ("iterations", "num_envs", "episodes", "batch_episodes", "epochs", "encoder", "lstm"):
@@ -141,6 +142,7 @@ class DeepHedgingConfig:
     head: str = "band"
     centre: str | None = None
     option_centre: str | None = None
+    capture: bool = True
 
     def __post_init__(self) -> None:
         for name in ("iterations", "pool_batches", "epochs"):

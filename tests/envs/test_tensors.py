@@ -170,14 +170,14 @@ def test_small_arrays_are_sent_once(tasks, full, monkeypatch):
         seen, *_ = made.step_tensors(action)
     assert seen.shape[0] == 6
     block = made._supply._scenario
-    kept = dict(block._sent)
+    kept = dict(block.sent)
     assert kept
-    assert made.environment.scenario._sent is block._sent
+    assert made.environment.scenario.sent is block.sent
     for _ in range(task.n_steps - 1):
         made.step_tensors(action)
-    assert block._sent.keys() == kept.keys()
+    assert block.sent.keys() == kept.keys()
     assert max(each.numel() for each in kept.values()) <= 256
-    assert "_sent" not in pickle.loads(pickle.dumps(block)).__dict__
+    assert "sent" not in pickle.loads(pickle.dumps(block)).__dict__
 
 
 def test_what_is_sent_has_its_own_shape_and_content(tasks):
