@@ -243,6 +243,11 @@ def _explain(error: BaseException, arguments: list[str]) -> str | None:
         if isinstance(cause, ValidationError):
             return f"{cause.full_key}: {_first_line(cause)}"
         return _explain_key(arguments[0], arguments[1:]) or _explain_field(cause) or _first_line(cause or error)
+    if type(error).__name__ == "OutOfMemoryError" and isinstance(error, RuntimeError):  # torch's, which is not imported
+        asked = ". ".join(_one_line(error).split(". ")[:3])  # what was asked for, and what is free
+        return (
+            f"not enough memory on the device ({asked}): smaller n_paths, agent.batch_paths or agent.num_envs take less"
+        )
     if isinstance(error, MemoryError):
         return f"not enough memory ({_one_line(error) or 'allocation failed'})"
     if isinstance(error, OSError):

@@ -337,6 +337,29 @@ def test_a_diverged_run_leaves_with_status_2(monkeypatch, capfd):
     assert streams.out == ""
 
 
+def test_a_device_that_is_full_is_told_in_a_line(monkeypatch, capfd):
+    """Behaviour: what torch asked for, what is free, and what takes less. Catches a traceback, and torch's advice."""
+    import torch
+
+    from hedgerl import train
+
+    asked = (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB of which 1 GiB is free"
+    )
+
+    def iterate(self, learner, stage):
+        raise torch.OutOfMemoryError(
+            f"{asked}. Including non-PyTorch memory, this process has 77 GiB. See documentation"
+        )
+
+    monkeypatch.setattr(train._Trainer, "iterate", iterate)
+    assert cli.main(["train", *TINY]) == 2
+    assert capfd.readouterr().err.strip().splitlines()[-1] == (
+        f"hedgerl: error: not enough memory on the device ({asked}): smaller n_paths, agent.batch_paths or "
+        "agent.num_envs take less"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_training_says_how_to_go_on(number, status, tmp_path):
