@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import arch.data.sp500
-import arch.data.vix
 import numpy as np
 
 from hedgerl.data.daily import DailySeries
@@ -17,10 +15,14 @@ def sp500_series(vix: bool = False) -> DailySeries:
     >>> sp500_series(vix=True)
     DailySeries('S&P 500', 1257 days, 2014-01-03 to 2018-12-31, with vix)
     """
-    frame = arch.data.sp500.load()
+    from arch.data import sp500  # brings models and charts along, which take longer to load than all of this package
+
+    frame = sp500.load()
     quoted = None
     if vix:
-        index = arch.data.vix.load()["vix"].dropna()
+        from arch.data import vix as quotes
+
+        index = quotes.load()["vix"].dropna()
         frame = frame.loc[frame.index.isin(index.index)]
         quoted = index.loc[frame.index].to_numpy(dtype=np.float64)
     prices = {field.lower(): frame[field].to_numpy(dtype=np.float64) for field in ("Close", "Open", "High", "Low")}
