@@ -143,7 +143,7 @@ class DeepHedging:
         )
         graphs = graphs_for(self.device, capture)
         weights = self.optimiser.param_groups[0]["params"]
-        self.captured = None if graphs is None else CapturedGradients(self._gradients, weights, graphs)
+        self.captured = None if graphs is None else CapturedGradients(weights, graphs)
         self.iteration = 0
         self.loss: float | None = None  # of the last batch
         self.validation: float | None = None
@@ -235,7 +235,10 @@ class DeepHedging:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(self.iteration)
         batch, money = self._batch(self.iteration), self.criterion.money
-        found = (self.captured or self._gradients)(batch, money)
+        if self.captured is None:
+            found = self._gradients(batch, money)
+        else:
+            found = self.captured(self._gradients, batch, money)
         found.checked.settle()
         self.loss, norm = torch.stack([found.loss, found.norm.to(found.loss.dtype)]).tolist()
         if not (math.isfinite(self.loss) and math.isfinite(norm)):
@@ -306,7 +309,8 @@ class DeepHedging:
         return self._pool[1].part(first, first + self.batch_paths)
 
     def _mapped(self, scenario: Scenario) -> Pool:
-        own = scenario.mapped(lambda array: to_torch(array, self.device))
+        device = self.device  # the scenario keeps what changes it, which must not keep the learner
+        own = scenario.mapped(lambda array: to_torch(array, device))
         own.known(self._sent)
         observation: Flat = self.network.interface.observation
         return Pool(own, observation.prepare(own, self.task))

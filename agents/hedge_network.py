@@ -107,6 +107,7 @@ class HedgeNetwork(PolicyModule):
 
     kind: ClassVar[str] = "hedge_network"
     _per_action: Tensor  # (k,): an action for each size traded
+    _places: Tensor | None  # of the columns that the layers read, where they do not lie side by side at the front
 
     def __init__(
         self,
@@ -173,9 +174,9 @@ class HedgeNetwork(PolicyModule):
             raise ValueError(f"inputs must name features of the observation {tuple(observation)}, got {tuple(inputs)}")
         chosen = [index for name in inputs for index in range(self._columns[name].start, self._columns[name].stop)]
         whole = chosen == list(range(len(chosen)))  # a view costs nothing, an index a copy and its gradient
-        self._read: slice | list[int] | None = None if chosen == list(range(first)) else chosen
-        if whole and self._read is not None:
-            self._read = slice(0, len(chosen))
+        self._read = slice(0, len(chosen)) if whole and len(chosen) < first else None
+        places = None if whole else torch.tensor(chosen)  # no list, which would be sent to a device at each step
+        self.register_buffer("_places", places, persistent=False)
         self.normaliser = Normaliser(len(chosen))
         self.recurrent = recurrent
         if recurrent:
@@ -279,6 +280,8 @@ class HedgeNetwork(PolicyModule):
 
     def chosen(self, observation: Tensor) -> Tensor:
         """The columns (n, m) that the layers read."""
+        if self._places is not None:
+            return observation[:, self._places]
         return observation if self._read is None else observation[:, self._read]
 
     def _trade(self, observation: Tensor, held: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

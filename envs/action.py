@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -205,6 +205,8 @@ class Converter(ABC):
     step: `settle`, at the end of an episode, raises what a step did not.
     """
 
+    kind: ClassVar[str]  # of its numbers, as the array API names them
+
     def __init__(self, scenario: Scenario, shape: tuple[int, ...], late: bool) -> None:
         spot = scenario.spot
         self.shape = shape
@@ -220,6 +222,10 @@ class Converter(ABC):
     def settle(self) -> None:
         """Raises ValueError where bad numbers have been met since the last time; waits for the device."""
 
+    def takes(self, action: Array) -> bool:
+        """Whether an array of the paths' library has the right shape and kind of numbers, whatever they are."""
+        return tuple(action.shape) == self.shape and bool(self._xp.isdtype(action.dtype, self.kind))
+
     def _shaped(self, action: Array) -> Array:
         if action.shape != self.shape:
             raise ValueError(f"action must have shape {self.shape}, got {tuple(action.shape)}")
@@ -228,6 +234,8 @@ class Converter(ABC):
 
 class _Numbers(Converter):
     """Whole numbers from 0 to most - 1."""
+
+    kind = "integral"
 
     def __init__(self, scenario: Scenario, shape: tuple[int, ...], most: int, late: bool) -> None:
         super().__init__(scenario, shape, late)
@@ -239,7 +247,7 @@ class _Numbers(Converter):
         given = self._shaped(
             action if isinstance(action, self._library) else xp.asarray(np.asarray(action), device=self._where)
         )
-        whole = xp.isdtype(given.dtype, "integral")
+        whole = xp.isdtype(given.dtype, self.kind)
         good = xp.all((given >= 0) & (given < self._most)) if whole else False
         if whole and self.late:
             self._good = good if self._good is None else self._good & good
@@ -256,6 +264,8 @@ class _Numbers(Converter):
 
 class _Reals(Converter):
     """Finite numbers."""
+
+    kind = "real floating"
 
     def __init__(self, scenario: Scenario, shape: tuple[int, ...], late: bool) -> None:
         super().__init__(scenario, shape, late)

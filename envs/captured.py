@@ -16,14 +16,15 @@ from hedgerl.envs.environment import Environment
 from hedgerl.envs.graphs import Graphs, Replay, tell_refusal
 from hedgerl.envs.observation import Flat, Prepared
 from hedgerl.envs.reward import Judge
-from hedgerl.envs.scenario import Contracts, Scenario
+from hedgerl.envs.scenario import Contracts, Scenario, no_slopes
 from hedgerl.envs.transition import Rollout
 from hedgerl.execution.ledger import Ledger
 
 Array = Any
 _GROUPS = ("hedges", "liabilities", "kept")
 _NO_FACTS = (*_GROUPS, "rates", "past", "slopes", "symbols")  # told by themselves, or of no matter to a step
-# what a reset makes of an `Environment`
+# of an `Environment`: what a capture depends on, and what a reset makes
+_INTERFACE = ("task", "observation", "action", "reward", "moments", "learn", "record")
 _OF_A_BATCH = ("_rollout", "_prepared", "_judge", "_convert", "_target", "_n_steps")
 
 
@@ -91,7 +92,7 @@ def _copied(scenario: Scenario) -> Scenario:
     own.__dict__["past"] = None  # features of past prices are among what is observed
     for group in _GROUPS:
         contracts = _replaced(getattr(scenario, group))
-        contracts.__dict__["slopes"] = _no_slopes
+        contracts.__dict__["slopes"] = no_slopes
         own.__dict__[group] = contracts
     return own
 
@@ -100,10 +101,6 @@ def _replaced(item: Any) -> Any:
     own: Scenario | Contracts = object.__new__(type(item))
     own.__dict__.update({name: v.clone() if isinstance(v, Tensor) else v for name, v in vars(item).items()})
     return own
-
-
-def _no_slopes() -> Array:
-    raise RuntimeError("slopes of the volatility are the market's, and cannot be captured")
 
 
 class _Batch:
@@ -173,16 +170,25 @@ class CapturedEpisodes:
         self.environment = environment
         self.refused: str | None = None  # why nothing is captured any more
         self._graphs = graphs
-        self._warm = False  # whether a whole batch has been stepped as it is
         self._start_anew()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy captures its own."""
+        return {"environment": self.environment, "graphs": self._graphs, "refused": self.refused}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["environment"], state["graphs"])  # type: ignore[misc]
+        self.refused = state["refused"]
+
     def _start_anew(self) -> None:
+        self._warm = False  # whether a whole batch has been stepped as it is
         self._interface: tuple[Any, ...] = ()
         self._standing: Standing | None = None
         self._captive: dict[str, Any] = {}  # of the environment, the objects that captured steps have come to
         self._moments: list[tuple[Replay, _Moment]] = []  # after the beginning, and after each step
         self._action: Tensor | None = None
         self._batch: _Batch | None = None  # that is replayed now
+        self._graphs.anew()
 
     @property
     def replaying(self) -> bool:
@@ -193,7 +199,7 @@ class CapturedEpisodes:
         """See `Environment.reset`."""
         environment = self.environment
         self._batch = None
-        interface = environment.task, environment.observation, environment.action, environment.reward
+        interface = tuple(getattr(environment, name) for name in _INTERFACE)
         if len(interface) != len(self._interface) or any(map(operator.is_not, interface, self._interface)):
             self._start_anew()
             self._interface = interface
@@ -209,6 +215,8 @@ class CapturedEpisodes:
     def step(self, action: Array) -> tuple[Any, Array, bool]:
         """See `Environment.step`."""
         environment = self.environment
+        if self._batch is not None and environment._rollout is not self._batch.rollout:
+            self._batch = None  # somebody has reset the environment itself
         if self._batch is not None:
             step = environment.rollout.step
             if step < environment._n_steps - 1 and self._fits(action):
@@ -238,20 +246,29 @@ class CapturedEpisodes:
         return seen
 
     def _take(self, step: int, action: Tensor, batch: _Batch) -> tuple[Tensor, Tensor]:
-        given = action.clone() if self._action is None else self._action.copy_(action)
+        if self._action is None:
+            self._action = action.clone()
+        else:
+            self._action.copy_(action)
         if step + 1 == len(self._moments):
+            given = self._action
             vars(self.environment).update(self._captive)
             try:
                 self._capture(lambda: self.environment.step(given)[:2])
             finally:
                 vars(self.environment).update(batch.place)
-            self._action = given
         seen, reward = self._replay(step + 1, batch)
         return seen, reward
 
     def _capture(self, work: Callable[[], Any]) -> None:
-        with torch.no_grad():
-            replay = self._graphs.capture(work)
+        """Where it does not succeed nothing that has been captured is used any more: objects may stand half-way."""
+        try:
+            with torch.no_grad():
+                replay = self._graphs.capture(work)
+        except BaseException:
+            self._leave()
+            self._start_anew()
+            raise
         self._captive = {name: vars(self.environment)[name] for name in _OF_A_BATCH}
         self._moments.append((replay, _Moment(self.environment)))
 
@@ -259,10 +276,11 @@ class CapturedEpisodes:
         """What it returns, copied: the next batch has other numbers in the same place."""
         replay, moment = self._moments[number]
         replay.run()
-        moment.put(batch)
-        vars(self.environment).update(batch.place)
         result = replay.result
-        return result.clone() if isinstance(result, Tensor) else tuple(each.clone() for each in result)
+        copies = result.clone() if isinstance(result, Tensor) else tuple(each.clone() for each in result)
+        moment.put(batch)  # last: what fails before it has not been taken
+        vars(self.environment).update(batch.place)
+        return copies
 
     def _fits(self, action: Array) -> bool:
         """Whether an action can be copied to where the captured one lay, and would not be changed by that."""
@@ -270,7 +288,7 @@ class CapturedEpisodes:
         assert convert is not None
         if not isinstance(action, Tensor) or (action.requires_grad and torch.is_grad_enabled()):
             return False
-        if tuple(action.shape) != convert.shape or action.device != self.environment.scenario.spot.device:
+        if not convert.takes(action) or action.device != self.environment.scenario.spot.device:
             return False
         return self._action is None or action.dtype == self._action.dtype
 

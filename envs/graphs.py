@@ -28,6 +28,10 @@ class Graphs(Protocol):
         """Where work is captured, and is to be warmed up where it keeps to a stream, as gradients do."""
         ...
 
+    def anew(self) -> None:
+        """What has been captured will not be replayed any more; later captures share no memory with it."""
+        ...
+
 
 class CudaGraphs:
     """Graphs of one device that share their memory, and so must be replayed in the order in which they were captured.
@@ -39,7 +43,14 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with torch.cuda.device(device):
+        self.anew()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CudaGraphs, (self.device,)
+
+    def anew(self) -> None:
+        """See `Graphs.anew`. A pool cannot be used again once the last of its graphs is gone."""
+        with torch.cuda.device(self.device):
             self._pool = torch.cuda.graph_pool_handle()
 
     def capture(self, work: Callable[[], Any]) -> Replay:

@@ -585,10 +585,12 @@ class Flat:
                 continue
             values = clip(feature.along(scenario, task), feature.low, feature.high)
             fixed[:, :, columns] = xp.astype(values[:, :, None] if values.ndim == 2 else values, xp.float32)
-        return _PreparedFlat(scenario, task, fixed, tuple(held))
+        return PreparedFlat(scenario, task, fixed, tuple(held))
 
 
-class _PreparedFlat(Prepared):
+class PreparedFlat(Prepared):
+    """What `Flat` has prepared."""
+
     def __init__(self, scenario: Scenario, task: Task, fixed: Array, held: tuple[tuple[str, slice], ...]) -> None:
         self.scenario = scenario
         self.task = task
@@ -611,11 +613,11 @@ class _PreparedFlat(Prepared):
         return seen
 
     def part(self, first: int, stop: int) -> Prepared:
-        return _PreparedFlat(self.scenario.part(first, stop), self.task, self.fixed[:, first:stop], self.held)
+        return PreparedFlat(self.scenario.part(first, stop), self.task, self.fixed[:, first:stop], self.held)
 
     def beside(self, scenario: Scenario) -> Prepared:
-        return _PreparedFlat(scenario, self.task, self.fixed.clone(), self.held)
+        return PreparedFlat(scenario, self.task, self.fixed.clone(), self.held)
 
     def fill(self, other: Prepared) -> None:
-        assert isinstance(other, _PreparedFlat)
+        assert isinstance(other, PreparedFlat)
         self.fixed.copy_(other.fixed)

@@ -124,6 +124,8 @@ class Contracts:
         return 0.0 * self.vega if self.slopes is None else self.slopes()
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.slopes is no_slopes:
+            return dict(self.__dict__)
         return {**self.__dict__, "slope": self.slope, "slopes": None}
 
     def changed(self, change: Callable[[Array], Array]) -> Contracts:
@@ -139,6 +141,11 @@ class Contracts:
     def multiplier(self) -> np.ndarray:
         """Shares a contract, (c,)."""
         return np.array([listing.multiplier for listing in self.listings], dtype=np.float64)
+
+
+def no_slopes() -> Array:
+    """`Contracts.slopes` of contracts whose market is not at hand. Raises RuntimeError."""
+    raise RuntimeError("slopes of the volatility are the market's, and cannot be captured")
 
 
 def contracts(market: AnyMarket, listings: Sequence[Listing], wanted: Sequence[Any] = ()) -> Contracts:
@@ -487,7 +494,7 @@ class Scenario:
         xp, where = self._beside
         if isinstance(self.spot, np.ndarray) or (given := np.asarray(values, np.float64)).size > _FEW:
             return xp.asarray(values, dtype=self.spot.dtype, device=where)
-        key = given.shape, given.tobytes()
+        key = given.shape, given.tobytes(), self.spot.dtype, where
         if key not in self.sent:
             self.sent[key] = xp.asarray(given, dtype=self.spot.dtype, device=where)
         return self.sent[key]
@@ -536,8 +543,8 @@ class Scenario:
         return array_namespace(self.spot), device(self.spot)
 
     @cached_property
-    def sent(self) -> dict[tuple[tuple[int, ...], bytes], Array]:
-        """What `_array` has sent, by shape and content: the same for all parts, whichever paths they have."""
+    def sent(self) -> dict[tuple[Any, ...], Array]:
+        """What `_array` has sent, by shape, content, dtype and device: the same for all parts, whatever their paths."""
         return {}
 
 

@@ -366,10 +366,11 @@ def resumable(config: TrainConfig, folder: Path) -> bool:
 
 
 def _kept(config: TrainConfig, planned: Plan) -> tuple[dict[str, Any], str]:
-    """(content of config.yaml, its digest)."""
+    """(content of config.yaml, the digest of all in it that numbers depend on)."""
     content: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
     content["seed"] = planned.seed
-    return content, hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    agent = {key: value for key, value in content["agent"].items() if key != "capture"}
+    return content, hashlib.sha256(json.dumps({**content, "agent": agent}, sort_keys=True).encode()).hexdigest()
 
 
 Watch = Callable[[Progress, Score], bool | None]  # after a validation: True ends the training

@@ -71,6 +71,8 @@ class StandInGraphs:
     def __init__(self) -> None:
         self.captures = 0
         self.replays = 0
+        self.lives = 0
+        self.capturing = False
         self.fail_at: int | None = None  # the capture that does not succeed
 
     def capture(self, work: Callable[[], Any]) -> Replay:
@@ -78,8 +80,12 @@ class StandInGraphs:
         if self.captures == self.fail_at:
             raise RuntimeError("out of memory in a graph\nmore lines")
         tape = _Tape()
-        with nothing_sent(), tape:
-            result = work()
+        self.capturing = True
+        try:
+            with nothing_sent(), tape:
+                result = work()
+        finally:
+            self.capturing = False
         tape.forget()
 
         def run() -> None:
@@ -90,6 +96,9 @@ class StandInGraphs:
 
     def stream(self) -> Any:
         return nullcontext()
+
+    def anew(self) -> None:
+        self.lives += 1
 
 
 @contextmanager

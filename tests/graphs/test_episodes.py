@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -24,9 +26,13 @@ from hedgerl.envs import (
     Reward,
     ShortOption,
     SpyOverlay,
+    captured,
     make_vec,
 )
 from hedgerl.envs.captured import CapturedEpisodes, Standing
+from hedgerl.envs.graphs import Replay
+from hedgerl.envs.observation import PreparedFlat
+from hedgerl.envs.reward import Moments
 from hedgerl.execution import Commission, Funding, HalfSpread, SquareRootImpact
 from hedgerl.sim import BlackScholes, Heston, History
 
@@ -194,9 +200,9 @@ def test_what_was_seen_is_kept(device, graphs):
     """Behaviour: observations and rewards of a batch are still theirs when the next goes through the same memory."""
     made = venv(TASKS["short"], device, graphs)
     rows = play(made, 2 * STEPS, device)
-    before = _copy([row[:2] for row in rows[1:]])
+    before = _copy([list(row[:2]) for row in rows[1:]])
     play(made, 2 * STEPS, device, seed=2)
-    same([row[:2] for row in rows[1:]], before)
+    same([list(row[:2]) for row in rows[1:]], before)
 
 
 def test_a_batch_that_is_broken_off(device, graphs):
@@ -252,22 +258,125 @@ def test_wrong_actions_are_refused_as_ever(device, graphs):
     for _ in range(STEPS):
         discrete.step_tensors(whole)
     with pytest.raises(ValueError, match="whole numbers"):
-        discrete.step_tensors(whole.float())  # the first to be captured
+        discrete.step_tensors(whole.float())  # the first to be captured, had it been right
     for _ in range(STEPS):
         discrete.step_tensors(whole)
     assert discrete.captured.replaying
+    assert discrete.captured.refused is None
 
 
-def test_other_rewards_are_captured_anew(device, graphs):
-    """Behaviour: a reward set between batches is the one of the next. Catches a capture that goes on with the old."""
+CHANGES = {
+    "reward": Reward(loss="abs", w=3.0, weights={"position_limit": 1.0}),
+    "action": Action("target", scale=123.0),
+    "learn": False,
+    "moments": Moments(),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_changed_is_captured_anew(name, device, graphs):
+    """Behaviour: a reward, an action, moments or their learning, set between batches, hold from the next reset on.
+    Catches a capture that goes on with the old, and one of the new that begins before its kernels and small arrays are
+    there."""
     made = [venv(TASKS["short"], device, capture) for capture in (False, graphs)]
     found = []
     for each in made:
         rows = [play(each, 3 * STEPS, device)]
-        each.set_attr("reward", Reward(loss="abs", w=3.0))
+        each.set_attr(name, _copy(CHANGES[name]) if name != "moments" else Moments())
         rows.append(play(each, 3 * STEPS, device))
-        found.append(rows)
+        found.append((rows, each.environment.moments.state))
     same(found[1], found[0])
+    assert made[1].captured.replaying
+
+
+def test_who_resets_the_environment_itself(device, graphs):
+    """Behaviour: steps after a reset past the vector environment are of the scenario given there."""
+    task = TASKS["short"]
+    made = [venv(task, device, capture) for capture in (False, graphs)]
+    scenario = task.scenario(5, 99).mapped(lambda each: torch.as_tensor(each, device=device))
+    found = []
+    for each in made:
+        play(each, 2 * STEPS + 2, device)
+        each.environment.reset(scenario, late=True)
+        found.append([each.step_tensors(torch.ones((5, 1), device=device))[:3] for _ in range(STEPS)])
+    same(found[1], found[0])
+
+
+@pytest.mark.parametrize("fails_at", [1, 3])
+def test_a_capture_that_is_interrupted(fails_at, stand_in, monkeypatch):
+    """Behaviour: after a stop in the middle of a capture, the batch goes on from where it stood, and later ones are
+    captured anew. Catches objects that stand half-way and are captured from, which no error would tell."""
+    plain, ours = (venv(TASKS["short"], "cpu", capture) for capture in (False, stand_in))
+    at_the_end = PreparedFlat.at
+
+    def at(self, rollout):
+        if stand_in.captures == fails_at and stand_in.capturing:
+            raise KeyboardInterrupt
+        return at_the_end(self, rollout)
+
+    monkeypatch.setattr(PreparedFlat, "at", at)
+    rng, rows = np.random.default_rng(2), []
+    plain.reset_tensors()
+    ours.reset_tensors()
+    interrupted = 0
+    for _ in range(5 * STEPS):
+        action = random_action(plain, rng, "cpu")
+        wanted = plain.step_tensors(action)
+        try:
+            rows.append(ours.step_tensors(action))
+        except KeyboardInterrupt:
+            interrupted += 1
+            if fails_at == 1:  # between two batches: the next is asked for again, and so is another one
+                ours.seed(4)
+                plain.seed(4)
+                same(ours.reset_tensors(), plain.reset_tensors())
+                continue
+            rows.append(ours.step_tensors(action))
+        same(rows[-1], wanted)
+    assert interrupted == 1
+    assert ours.captured.replaying
+
+
+def test_a_step_is_taken_once_where_its_answer_finds_no_room(stand_in, monkeypatch):
+    """Behaviour: memory that is full after a replay costs the graphs, not a step."""
+    plain, ours = (venv(TASKS["short"], "cpu", capture) for capture in (False, stand_in))
+    for made in (plain, ours):
+        play(made, 2 * STEPS + 1, "cpu")
+    run = captured.CapturedEpisodes._replay
+
+    def full(self, number, batch):
+        put = captured._Moment.put
+        monkeypatch.setattr(captured._Moment, "put", lambda *_: pytest.fail("the batch has moved on"))
+        replay, moment = self._moments[number]
+        broken = Replay(replay.run, (replay.result[0], _Full()))
+        self._moments[number] = (broken, moment)
+        try:
+            return run(self, number, batch)
+        finally:
+            monkeypatch.setattr(captured._Moment, "put", put)
+
+    monkeypatch.setattr(captured.CapturedEpisodes, "_replay", full)
+    action = torch.ones((5, 1))
+    with pytest.warns(RuntimeWarning, match="no room"):
+        same(ours.step_tensors(action), plain.step_tensors(action))
+    same(state(ours), state(plain))
+
+
+class _Full:
+    def clone(self):
+        raise torch.OutOfMemoryError("no room")
+
+
+def test_a_copy_captures_its_own(device, graphs):
+    """Behaviour: an environment that is copied in the middle of a replayed batch goes on as the original does."""
+    ours = venv(TASKS["kept"], device, graphs)
+    play(ours, 3 * STEPS, device)
+    twin = pickle.loads(cloudpickle.dumps(ours))
+    assert not twin.captured.replaying
+    rng = np.random.default_rng(1)
+    for _ in range(STEPS):
+        action = random_action(ours, rng, device)
+        same(twin.step_tensors(action)[:3], ours.step_tensors(action)[:3])
 
 
 def test_what_the_host_decides_by_must_be_the_same():
@@ -288,18 +397,18 @@ def test_a_batch_of_another_kind_is_stepped_as_it_is(device, graphs):
     """Behaviour: a batch whose clock differs, between two that do not, and the numbers are its own."""
     task = TASKS["short"]
     environment, plain = Environment(task, reward=REWARD), Environment(task, reward=REWARD)
-    captured = CapturedEpisodes(environment, graphs)
+    episodes = CapturedEpisodes(environment, graphs)
     other = ShortOption(**{**SHARED, "maturity": 2 * STEPS * DAY})
     rng, sent = np.random.default_rng(1), {}
     for number, source in enumerate((task, task, other, task)):
         scenario = source.scenario(5, number).mapped(lambda each: torch.as_tensor(each, device=device))
         scenario.known(sent)
-        seen = captured.reset(scenario, prepared=environment.prepare(scenario))
+        seen = episodes.reset(scenario, prepared=environment.prepare(scenario))
         same(seen, plain.reset(scenario, late=True))
-        assert captured.replaying == (number in (1, 3))
+        assert episodes.replaying == (number in (1, 3))
         for _ in range(STEPS):
             action = torch.as_tensor(rng.uniform(-1, 1, (5, 1)), device=device)
-            same(captured.step(action), plain.step(action))
+            same(episodes.step(action), plain.step(action))
 
 
 @pytest.mark.parametrize("fail_at", [1, 2, 4])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
+
+import numpy as np
 import pytest
 import torch
 
 from hedgerl.agents.deep_hedging import DeepHedging
+from hedgerl.agents.hedge_network import HedgeNetwork
 from hedgerl.envs import Execution, Listing, Reward, ShortOption
 from hedgerl.execution import Commission, HalfSpread
 from hedgerl.sim import Heston
@@ -45,9 +51,12 @@ def weights(made):
 
 
 def same(ours, theirs):
+    """To the bit on the CPU; sums of a device may come in another order."""
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
-        torch.testing.assert_close(ours[name], value, rtol=0.0, atol=0.0, msg=name)
+        exact = value.device.type == "cpu"
+        tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-4, "atol": 1e-5}
+        torch.testing.assert_close(ours[name], value, **tolerance, msg=name)
 
 
 @pytest.mark.parametrize("recurrent", [0, 6])
@@ -63,14 +72,13 @@ def test_updates_are_the_same(objective, recurrent, device, graphs):
         histories.append(history)
         found.append(made)
     plain, ours = found
-    assert histories[1] == histories[0]
+    np.testing.assert_allclose(*np.array(histories, float), rtol=0.0 if device.type == "cpu" else 1e-5, atol=0.0)
     same(weights(ours), weights(plain))
     assert not torch.equal(weights(ours)["head.weight"], before["head.weight"])
     assert plain.captured is None
     assert ours.captured.replaying
-    assert getattr(ours.criterion, "moments", None) is None or (
-        ours.criterion.moments.state == plain.criterion.moments.state
-    )
+    if objective == "reward":
+        assert ours.criterion.moments.state == pytest.approx(plain.criterion.moments.state, rel=1e-5)
     if device.type == "cpu":
         assert (graphs.captures, graphs.replays) == (1, 8)
 
@@ -88,6 +96,7 @@ def test_continued_updates_are_the_same(device, graphs):
         made.learn(4)
         found.append(weights(made))
     same(found[1], found[0])
+    assert made.captured.replaying
 
 
 def test_the_last_weights_are_kept_where_an_objective_is_no_number(device, graphs):
@@ -114,3 +123,60 @@ def test_what_cannot_be_captured_is_told_once(stand_in):
     assert len(told) == 1
     same(weights(ours), weights(plain))
     assert not ours.captured.replaying
+
+
+def test_a_capture_that_is_interrupted(stand_in, monkeypatch):
+    """Behaviour: the update is made again, from the paths, and by a graph of its own. Catches a standing scenario whose
+    derived numbers were captured and never computed."""
+    plain, ours = learner("cpu", False).learn(4), learner("cpu", stand_in).learn(1)
+    forward = HedgeNetwork.forward
+
+    def stopped(self, observation, *state):
+        if stand_in.capturing:
+            raise KeyboardInterrupt
+        return forward(self, observation, *state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HedgeNetwork, "forward", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ours.learn(1)
+    assert ours.iteration == 1
+    ours.learn(3)
+    assert ours.captured.replaying
+    same(weights(ours), weights(plain))
+
+
+def test_a_learner_that_is_let_go_of_is_gone(device, graphs):
+    """Behaviour: the memory of an update is free when the last name is, without a search for cycles."""
+    made = learner(device, graphs).learn(3)
+    gone = weakref.ref(made.captured), weakref.ref(made._pool[1].scenario)
+    gc.collect()
+    gc.disable()
+    try:
+        del made
+        assert [each() for each in gone] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_copy_captures_its_own(device, graphs):
+    """Behaviour: a copy goes on as the original does; the graph is not shared."""
+    ours = learner(device, graphs).learn(3)
+    twin = copy.deepcopy(ours)
+    assert not twin.captured.replaying
+    same(weights(twin.learn(3)), weights(ours.learn(3)))
+
+
+def test_inputs_anywhere_in_the_observation(device, graphs):
+    """Twin: a network that reads columns which do not lie side by side. Catches indices that are sent at each step."""
+    found = []
+    for capture in (False, graphs):
+        network = HedgeNetwork.for_task(TASK, hidden=(8,))
+        inputs = network.interface.observation.names[::2]
+        torch.manual_seed(3)
+        scattered = HedgeNetwork(**{**network.config, "inputs": inputs})
+        assert scattered._places is not None
+        made = DeepHedging(TASK, scattered, batch_paths=64, horizon=9, seed=1, device=device, capture=capture).learn(4)
+        found.append(weights(made))
+    same(found[1], found[0])
+    assert made.captured.replaying
