@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from hedgerl.pricing import black_scholes, heston
 from hedgerl.pricing._checks import finite, in_interval, non_negative, positive
@@ -312,7 +312,7 @@ def _mean_weight(kappa: float, left: float) -> float:
 def _ceiling(model: Heston) -> float:
     """A variance that paths pass with probability _TAIL at the most."""
     scale = model.sigma**2 / (4 * model.kappa)
-    stationary = scale * stats.chi2.isf(_TAIL, 4 * model.kappa * model.theta / model.sigma**2)
+    stationary = scale * special.chdtri(4 * model.kappa * model.theta / model.sigma**2, _TAIL)  # of a chi-squared law
     return float(max(stationary, 4 * model.v0) + 4 * model.v0)
 
 
