@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.figure import Figure
+if TYPE_CHECKING:  # loaded where something is drawn: every worker of a study would wait for it
+    from matplotlib.figure import Figure
 
 WIDTH = 360.0  # of every chart, in points: a phone shows them nearly one to one, so that 11 points stay legible
 TEXT = 11.0  # points
@@ -76,6 +76,8 @@ _RC: dict[Any, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """The settings under which charts are made and saved, whatever the user's matplotlibrc says."""
+    import matplotlib
+
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script: boxes in the PNG
         matplotlib.rcdefaults()
@@ -111,6 +113,8 @@ def policy_dash(index: int) -> Any:
 
 def blank(height: float) -> Figure:
     """An empty figure of the common width and this height, in points."""
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(WIDTH / 72, height / 72), facecolor="none")
 
 
