@@ -240,10 +240,11 @@ class DeepHedging:
         else:
             found = self.captured(self._gradients, batch, money)
         found.checked.settle()
-        self.loss, norm = torch.stack([found.loss, found.norm.to(found.loss.dtype)]).tolist()
-        if not (math.isfinite(self.loss) and math.isfinite(norm)):
+        loss, norm = torch.stack([found.loss, found.norm.to(found.loss.dtype)]).tolist()
+        self.loss = loss
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise FloatingPointError(
-                f"iteration {self.iteration + 1}: the objective is {self.loss!r}, its gradient {norm!r}; "
+                f"iteration {self.iteration + 1}: the objective is {loss!r}, its gradient {norm!r}; "
                 "a smaller learning_rate may help. The weights are those of the iteration before"
             )
         self.optimiser.step()
