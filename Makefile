@@ -7,8 +7,8 @@ STAMP := $(VENV)/.installed
 PYTEST_FLAGS ?= -q -n auto --maxprocesses 4 --dist loadfile
 ARGS ?=
 
-# Where this is set, each of the suite's several hundred processes would compile torch and all else anew: 25 seconds of
-# processor time instead of 8. What is compiled is kept in .venv and __pycache__, which `make clean` removes.
+# Where this is set, each of the suite's several hundred processes would compile torch and all else anew: 23 seconds of
+# processor time for `import hedgerl.train` instead of 6. What is compiled is kept in .venv and __pycache__, which `make clean` removes.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

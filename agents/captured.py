@@ -27,6 +27,7 @@ class CapturedGradients:
         self._parameters = list(parameters)
         self._graphs = graphs
         self._warm = False
+        self._gradients: list[Any] = []
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -44,13 +45,13 @@ class CapturedGradients:
 
     def forget(self) -> None:
         """Lets go of the graph and its memory, gradients included; the next batch is captured anew."""
-        for parameter, gradient in zip(self._parameters, getattr(self, "_gradients", ()), strict=False):
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=False):  # there may be none
             if parameter.grad is gradient:
                 parameter.grad = None
         self._money = 0.0
         self._standing: Standing | None = None
         self._replay: Replay | None = None
-        self._gradients: list[Any] = []
+        self._gradients = []
         self._reader: dict[str, Any] = {}  # how what reads the actions stands after a replay
         self._graphs.anew()
 
@@ -73,7 +74,6 @@ class CapturedGradients:
             except RuntimeError as error:
                 self.refused = tell_refusal("updates are made", error)
             if self._replay is None:  # not within the handler, whose traceback holds on to the memory of the capture
-                self.forget()
                 return find(batch, money)
         else:
             assert self._standing is not None

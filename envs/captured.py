@@ -204,12 +204,12 @@ class CapturedEpisodes:
             self._start_anew()
             self._interface = interface
         flat = isinstance(environment.observation, Flat) and not environment.record
-        if self._warm and late and flat and self.refused is None:
-            if self._standing is None or self._standing.takes(scenario):
-                try:
-                    return self._begin(scenario, prepared)
-                except RuntimeError as error:
-                    self._refuse(error)
+        wanted = self._warm and late and flat and self.refused is None
+        if wanted and (self._standing is None or self._standing.takes(scenario)):
+            try:
+                return self._begin(scenario, prepared)
+            except RuntimeError as error:
+                self._refuse(error)
         return environment.reset(scenario, prepared=prepared, late=late)
 
     def step(self, action: Array) -> tuple[Any, Array, bool]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -66,25 +66,16 @@ class CudaGraphs:
                 torch.cuda.set_stream(before)  # torch stays on the other one where the end of a capture raises
         return Replay(graph.replay, result)
 
-    def stream(self) -> AbstractContextManager[Any]:
-        """See `Graphs.stream`."""
-        return _After(self._stream)
-
-
-class _After:
-    """On another stream, after what the current one has been given; and the current one goes on after that."""
-
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        self._stream = stream
-        self._inside = torch.cuda.stream(stream)
-
-    def __enter__(self) -> None:
-        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        self._inside.__enter__()  # type: ignore[no-untyped-call]
-
-    def __exit__(self, *error: Any) -> None:
-        self._inside.__exit__(*error)
-        torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """See `Graphs.stream`. Each of the two streams waits for what the other has been given."""
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            current.wait_stream(self._stream)
 
 
 def graphs_for(device: torch.device | None, capture: bool | Graphs | None) -> Graphs | None:

@@ -184,7 +184,7 @@ class Bench:
                         print(f"bench_gpu: {name} are NOT captured: {each.refused}", file=sys.stderr, flush=True)
             if not torch.allclose(*seen, rtol=1e-6, atol=1e-6):
                 wrong.append(f"{model}: steps by graphs differ by {float((seen[0] - seen[1]).abs().max()):.1e}")
-            if not np.allclose(*losses, rtol=1e-5, atol=0.0):  # atomic sums differ from run to run
+            if not np.allclose(*losses, rtol=1e-5, atol=0.0):  # a device's sums may come in another order
                 wrong.append(f"{model}: losses by graphs are {losses[1]} instead of {losses[0]}")
         return wrong
 

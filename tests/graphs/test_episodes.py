@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import warnings
 
@@ -282,7 +283,7 @@ def test_what_is_changed_is_captured_anew(name, device, graphs):
     found = []
     for each in made:
         rows = [play(each, 3 * STEPS, device)]
-        each.set_attr(name, _copy(CHANGES[name]) if name != "moments" else Moments())
+        each.set_attr(name, copy.copy(CHANGES[name]))  # moments of its own
         rows.append(play(each, 3 * STEPS, device))
         found.append((rows, each.environment.moments.state))
     same(found[1], found[0])
@@ -307,12 +308,12 @@ def test_a_capture_that_is_interrupted(fails_at, stand_in, monkeypatch):
     """Behaviour: after a stop in the middle of a capture, the batch goes on from where it stood, and later ones are
     captured anew. Catches objects that stand half-way and are captured from, which no error would tell."""
     plain, ours = (venv(TASKS["short"], "cpu", capture) for capture in (False, stand_in))
-    at_the_end = PreparedFlat.at
+    original = PreparedFlat.at
 
     def at(self, rollout):
         if stand_in.captures == fails_at and stand_in.capturing:
             raise KeyboardInterrupt
-        return at_the_end(self, rollout)
+        return original(self, rollout)
 
     monkeypatch.setattr(PreparedFlat, "at", at)
     rng, rows = np.random.default_rng(2), []
